@@ -1,0 +1,103 @@
+// Package storetest is the contract of [diverted.Store] as a test suite, for those who write a store of
+// their own:
+//
+//	func TestStore(t *testing.T) {
+//		storetest.Run(t, storetest.Harness{
+//			Open: func(t *testing.T) diverted.Store { return mystore.New() },
+//		})
+//	}
+//
+// Every test is a subtest that is named by the rule it holds the store to. They need no network, and no
+// order among them.
+package storetest
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/divertedevents/diverted"
+)
+
+// Harness says how to get at the store under test.
+type Harness struct {
+	// Open returns a store that is empty, or that shares what it keeps with no test that ran before. The
+	// suite closes it; what else has to be cleaned up belongs into t.Cleanup. Required.
+	Open func(t *testing.T) diverted.Store
+
+	// Reopen closes a store that Open returned and opens the same data again, as after a restart of the
+	// process. Nil if the store keeps nothing, and then the tests of durability are skipped.
+	Reopen func(t *testing.T, store diverted.Store) diverted.Store
+
+	// RealTime is for a store whose clock is not this process's. By default each test runs in a bubble of
+	// [synctest], where time passes at once; the store is opened and closed within it, so that it must not
+	// share goroutines with another. With RealTime the tests wait, some tenths of a second each, and those
+	// that need an exact clock are skipped.
+	RealTime bool
+}
+
+// Run tests the store, each rule in a subtest.
+func Run(t *testing.T, h Harness) {
+	t.Helper()
+	if h.Open == nil {
+		t.Fatal("storetest: Harness.Open is required")
+	}
+	for _, group := range []struct {
+		name  string
+		tests []test
+	}{
+		{"webhooks", webhookTests},
+		{"suspension", suspensionTests},
+		{"diverted", divertedTests},
+		{"accept", acceptTests},
+		{"room", roomTests},
+		{"claim", claimTests},
+		{"lease", leaseTests},
+		{"settle", settleTests},
+		{"notices", noticeTests},
+		{"tenants", tenantTests},
+		{"concurrency", concurrencyTests},
+		{"lifecycle", lifecycleTests},
+		{"durability", durabilityTests},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			for _, test := range group.tests {
+				t.Run(test.rule, func(t *testing.T) { test.start(t, h) })
+			}
+		})
+	}
+}
+
+// test is one rule of the contract.
+type test struct {
+	rule string
+	run  func(k *kit)
+	// needs is what the harness must offer.
+	needs need
+}
+
+type need int
+
+const (
+	exactTime need = 1 << iota // the clock of the bubble
+	restart                    // Harness.Reopen
+)
+
+func (x test) start(t *testing.T, h Harness) {
+	switch {
+	case x.needs&exactTime != 0 && h.RealTime:
+		t.Skip("needs an exact clock, and the store has its own")
+	case x.needs&restart != 0 && h.Reopen == nil:
+		t.Skip("needs a store that keeps its data: Harness.Reopen is not set")
+	}
+	run := func(t *testing.T) {
+		k := newKit(t, h)
+		// Not in a cleanup, which would run after those of Open: its database must outlive the store.
+		defer func() { k.store.Close() }()
+		x.run(k)
+	}
+	if h.RealTime {
+		run(t)
+	} else {
+		synctest.Test(t, run)
+	}
+}
