@@ -1,0 +1,329 @@
+package diverted
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+)
+
+// SQLiteStore is a [Store] in an SQLite database: the embedded default. Several processes on one machine
+// may use one file; put it on a local disk, since file locks of network file systems are not to be
+// trusted.
+//
+// All writing goes through one connection and one goroutine, which merges what many callers ask into one
+// transaction: with synchronous=FULL each commit costs an fsync, so the batch and not the row sets the
+// speed. Reading has connections of its own and never waits for writing.
+type SQLiteStore struct {
+	readers *sql.DB
+	writer  *sqliteWriter
+	owned   []*sql.DB // closed by Close
+
+	watchers watchers
+
+	// Every method holds mu for reading, Close for writing: it waits for the calls under way.
+	mu     sync.RWMutex
+	closed bool
+}
+
+var (
+	_ Store   = (*SQLiteStore)(nil)
+	_ Watcher = (*SQLiteStore)(nil)
+)
+
+// sqlitePragmas are what a writing connection must have, as PRAGMA answers it.
+var sqlitePragmas = []struct{ name, value, answer string }{
+	{"busy_timeout", "5000", "5000"},
+	{"journal_mode", "WAL", "wal"},
+	{"synchronous", "FULL", "2"},
+	{"foreign_keys", "1", "1"},
+	{"journal_size_limit", "16777216", "16777216"}, // of the write-ahead log's file, once a long reader is done
+}
+
+// OpenSQLite opens the SQLite database at path, and creates it if there is none, readable by its owner
+// alone. The file is this library's own; to share a database with the host's tables use [NewSQLiteStore].
+//
+// The errors are [ErrForeign] for a file of another program, [ErrTooNew] for one that a newer release
+// wrote, [ErrDamaged], [ErrReadOnly], [ErrLocked] for one that another process holds for longer than 5 s,
+// [ErrUnsupported] for a file system without write-ahead logging, and those of package os.
+func OpenSQLite(ctx context.Context, path string) (*SQLiteStore, error) {
+	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
+		return nil, invalid("path", "must be the path of a file; for a store in memory use NewMemoryStore")
+	}
+	// Created here and not by SQLite, so that no moment passes in which others may read the secrets in it.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("diverted: open database: %w: %w", ErrReadOnly, err)
+	case err != nil:
+		return nil, fmt.Errorf("diverted: open database: %w", err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("diverted: open database: %w", err)
+	}
+
+	dsn := sqliteDSN(path)
+	write, err := sql.Open("sqlite", dsn+"?mode=rw&_auto_vacuum=INCREMENTAL&_txlock=immediate"+
+		"&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)")
+	if err != nil {
+		return nil, sqliteError("open database", err)
+	}
+	write.SetMaxOpenConns(1)
+	read, err := sql.Open("sqlite", dsn+"?mode=rw&_pragma=busy_timeout(5000)&_query_only=1")
+	if err != nil {
+		write.Close()
+		return nil, sqliteError("open database", err)
+	}
+	read.SetMaxOpenConns(max(4, runtime.GOMAXPROCS(0)))
+
+	s, err := newSQLiteStore(ctx, write, read, true)
+	if err != nil {
+		read.Close()
+		write.Close()
+		return nil, err
+	}
+	s.owned = []*sql.DB{read, write}
+	return s, nil
+}
+
+// sqliteDSN returns a path as the driver wants it: without file: it would be taken without its options,
+// silently.
+func sqliteDSN(path string) string {
+	return "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path)
+}
+
+// NewSQLiteStore makes a store in a database that the host has open, beside the host's own tables, so
+// that [SQLiteStore.SendTx] and [SQLiteStore.PublishTx] can be part of its transactions. Everything of
+// the store is in tables whose names begin with diverted_.
+//
+// db must be opened with the driver "sqlite" of modernc.org/sqlite, must be a file in WAL mode, and must
+// allow at least two connections, one of which the store keeps for itself until Close, with settings of
+// its own. Close leaves db open. The errors are [ErrUnsupported] for another driver or setup, and those of
+// [OpenSQLite].
+func NewSQLiteStore(ctx context.Context, db *sql.DB) (*SQLiteStore, error) {
+	if db == nil {
+		return nil, invalid("db", "must not be nil")
+	}
+	if _, ok := db.Driver().(*sqlite.Driver); !ok {
+		return nil, fmt.Errorf("diverted: %w: the driver must be modernc.org/sqlite, was %T", ErrUnsupported, db.Driver())
+	}
+	if n := db.Stats().MaxOpenConnections; n == 1 {
+		return nil, fmt.Errorf("diverted: %w: the pool must allow at least 2 connections, since the store keeps one, was 1", ErrUnsupported)
+	}
+	return newSQLiteStore(ctx, db, db, false)
+}
+
+func newSQLiteStore(ctx context.Context, write, read *sql.DB, own bool) (*SQLiteStore, error) {
+	conn, err := prepareSQLite(ctx, write, own)
+	if err != nil {
+		return nil, err
+	}
+	s := &SQLiteStore{readers: read}
+	s.writer, err = newSQLiteWriter(ctx, conn, own, s.watchers.tell)
+	if err != nil {
+		discard(conn)
+		return nil, err
+	}
+	go s.writer.run()
+	return s, nil
+}
+
+// openPatience is how long to wait for others that open the same file.
+const openPatience = 5 * time.Second
+
+// prepareSQLite returns the writing connection, set up, with the schema up to date. It is patient with a
+// lock: SQLite does not wait by itself where several connections switch a new file to WAL at once.
+func prepareSQLite(ctx context.Context, db *sql.DB, own bool) (*sql.Conn, error) {
+	patience := time.Now().Add(openPatience)
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		conn, err := db.Conn(ctx)
+		if err == nil {
+			if err = setUpSQLite(ctx, conn, own); err == nil {
+				return conn, nil
+			}
+			discard(conn)
+		}
+		err = sqliteError("open database", err)
+		if !errors.Is(err, ErrLocked) || time.Now().After(patience) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// setUpSQLite sets the pragmas of the writing connection, verifies them, and migrates the schema.
+func setUpSQLite(ctx context.Context, conn *sql.Conn, own bool) error {
+	var file string
+	if err := conn.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&file); err != nil {
+		return sqliteError("open database", err)
+	}
+	if file == "" {
+		return fmt.Errorf("diverted: %w: the database must be a file; for a store in memory use NewMemoryStore", ErrUnsupported)
+	}
+	for _, p := range sqlitePragmas {
+		// The host's database keeps the journal mode that the host chose; the rest is the connection's alone.
+		if own || p.name != "journal_mode" {
+			if _, err := conn.ExecContext(ctx, "PRAGMA "+p.name+" = "+p.value); err != nil {
+				return sqliteError("open database", err)
+			}
+		}
+		var answer string
+		if err := conn.QueryRowContext(ctx, "PRAGMA "+p.name).Scan(&answer); err != nil {
+			return sqliteError("open database", err)
+		}
+		if answer != p.answer {
+			return fmt.Errorf("diverted: %w: PRAGMA %s must be %s, is %s", ErrUnsupported, p.name, p.answer, answer)
+		}
+	}
+	return migrateSQLite(ctx, conn, own)
+}
+
+// discard ends a connection for good, so that no pool goes on with the store's settings.
+func discard(conn *sql.Conn) error {
+	err := conn.Raw(func(any) error { return driver.ErrBadConn })
+	if errors.Is(err, driver.ErrBadConn) {
+		err = nil
+	}
+	return errors.Join(err, ignoreDone(conn.Close()))
+}
+
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrConnDone) {
+		return nil
+	}
+	return err
+}
+
+// Close waits for the calls under way and closes the store. Closing again returns nil.
+func (s *SQLiteStore) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := s.writer.close()
+	for _, db := range s.owned {
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		return sqliteError("close database", err)
+	}
+	return nil
+}
+
+// Check reads the whole database and returns an [ErrDamaged] if it is corrupt, or nil. It takes about a
+// second for a gigabyte, and others work on meanwhile.
+func (s *SQLiteStore) Check(ctx context.Context) error {
+	return s.read(ctx, "check database", func(db *sql.DB) error { return quickCheck(ctx, db) })
+}
+
+func quickCheck(ctx context.Context, db *sql.DB) error {
+	var answer string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&answer); err != nil {
+		return err
+	}
+	if answer != "ok" {
+		return ErrDamaged
+	}
+	return nil
+}
+
+// Watch is as in [Watcher].
+func (s *SQLiteStore) Watch(f func(Change)) (stop func()) { return s.watchers.add(f) }
+
+// read runs a query outside of the writer.
+func (s *SQLiteStore) read(ctx context.Context, action string, query func(db *sql.DB) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return closedError(action)
+	}
+	err := s.writer.moved()
+	if err == nil {
+		err = query(s.readers)
+	}
+	return sqliteError(action, err)
+}
+
+// write runs apply in a transaction, together with what others write at this moment, and returns when it
+// is committed. apply may run more than once, and then begins anew; it must not keep what it did before.
+// If it returns an error it must have changed nothing; the error is returned as it is.
+func (s *SQLiteStore) write(ctx context.Context, action string, apply func(tx *sqliteTx) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return closedError(action)
+	}
+	if err := s.writer.do(ctx, apply); err != nil {
+		return sqliteError(action, err)
+	}
+	return nil
+}
+
+func closedError(action string) error {
+	return fmt.Errorf("diverted: %s: store: %w", action, ErrClosed)
+}
+
+// watchers are the functions that want to be told of changes.
+type watchers struct {
+	mu    sync.Mutex
+	funcs map[int]func(Change)
+	next  int
+}
+
+func (w *watchers) add(f func(Change)) (stop func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.funcs == nil {
+		w.funcs = make(map[int]func(Change))
+	}
+	id := w.next
+	w.next++
+	w.funcs[id] = f
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.funcs, id)
+	}
+}
+
+func (w *watchers) tell(changes []Change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.funcs {
+		for _, c := range changes {
+			f(c)
+		}
+	}
+}
+
+// millis and fromMillis convert times to the database's and back; the zero time is 0.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// millisUp rounds up, so that nothing is due too early.
+func millisUp(t time.Time) int64 { return t.Add(time.Millisecond - 1).UnixMilli() }
