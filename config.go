@@ -1,0 +1,137 @@
+package diverted
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// Config sets up a [Dispatcher]. The zero value of every field means its default.
+type Config struct {
+	// Timeout bounds an attempt from its beginning to the end of the answer's header section, 1 ms to 5 min.
+	// 0: 15 s. Dialling and the TLS handshake are bounded by 10 s each within it.
+	Timeout time.Duration
+	// MaxInFlight bounds the attempts under way in all, 1 to 65,536. 0: 1,024.
+	MaxInFlight int
+	// MaxInFlightPerWebhook bounds the attempts under way for one webhook, 1 to MaxInFlight. 0: 128, or
+	// MaxInFlight if that is less. How many there are below that follows the receiver: they begin at 8, grow
+	// by one with each answer, and are halved by a timeout, a 429 and a 503.
+	MaxInFlightPerWebhook int
+	// Jitter spreads each wait before a retry by up to this fraction both ways, up to 0.5. 0: 0.1, which is
+	// ±10 %. Negative: none.
+	Jitter float64
+	// MaxRetryAfter is the longest wait that a receiver can ask for by Retry-After, up to 24 h. 0: 1 h.
+	// Negative: Retry-After is ignored.
+	MaxRetryAfter time.Duration
+	// MaxPendingPerWebhook has Send answer [ErrFull], and Publish refuse the event for a webhook, while so many
+	// deliveries of the webhook are pending. 0: no bound. Processes on one store count each other's with a
+	// delay of up to a second.
+	MaxPendingPerWebhook int
+	// MaxStoreBytes does so while the store takes so many bytes: the database's pages in use on SQLite, without
+	// its write-ahead log. What is settled, resent or deleted is never refused, so choose it well below what
+	// the disk has. 0: no bound. A store that has no such measure, PostgreSQL's, refuses everything but 0.
+	MaxStoreBytes int64
+	// GracePeriod is how long Run, when its context ends, lets the attempts under way go on before it gives
+	// them up, up to 10 min. 0: 20 s. Negative: none.
+	GracePeriod time.Duration
+
+	// UserAgent is the header of that name on every request. Empty: "diverted (+https://github.com/divertedevents/diverted)".
+	UserAgent string
+	// AllowedNetworks opens networks that the address guard refuses, such as 127.0.0.0/8 in tests or an
+	// intranet's prefix. Nil: public addresses alone.
+	AllowedNetworks []netip.Prefix
+	// DeniedNetworks closes networks, such as one's own public ranges. It wins over AllowedNetworks.
+	DeniedNetworks []netip.Prefix
+	// AllowInsecureTLS permits endpoints with InsecureTLS. Otherwise an attempt to one fails.
+	AllowInsecureTLS bool
+	// Transport sends the requests in place of the dispatcher's own client. It is for tests: no address is
+	// guarded, no TLS rule and no connection limit of this package holds, and Timeout still does. Nil: the
+	// dispatcher's own.
+	Transport http.RoundTripper
+
+	// Logger is told what an operator should know: drops, diversions, suspensions, lost leases, faults of the
+	// store. It never sees secrets, payloads or the query of a URL. Nil: slog.Default().
+	Logger *slog.Logger
+	// Observer is told what happened, after it was committed. Metrics are built on it.
+	Observer Observer
+}
+
+// The defaults of a [Config].
+const (
+	DefaultTimeout               = 15 * time.Second
+	DefaultMaxInFlight           = 1024
+	DefaultMaxInFlightPerWebhook = 128
+	DefaultJitter                = 0.1
+	DefaultMaxRetryAfter         = time.Hour
+	DefaultGracePeriod           = 20 * time.Second
+	DefaultUserAgent             = "diverted (+https://github.com/divertedevents/diverted)"
+)
+
+// WithDefaults returns the configuration with its zero fields set to their defaults.
+func (c Config) WithDefaults() Config {
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = DefaultMaxInFlight
+	}
+	if c.MaxInFlightPerWebhook == 0 {
+		c.MaxInFlightPerWebhook = min(DefaultMaxInFlightPerWebhook, c.MaxInFlight)
+	}
+	if c.Jitter == 0 {
+		c.Jitter = DefaultJitter
+	}
+	if c.MaxRetryAfter == 0 {
+		c.MaxRetryAfter = DefaultMaxRetryAfter
+	}
+	if c.GracePeriod == 0 {
+		c.GracePeriod = DefaultGracePeriod
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = DefaultUserAgent
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+// Validate returns nil, or an [InvalidError] that names every field at fault. Zero fields are valid.
+func (c Config) Validate() error {
+	var f faults
+	c = c.WithDefaults()
+	between := func(path string, d, least, most time.Duration) {
+		if d < least || d > most {
+			f.add(path, "must be %s to %s, was %s", least, most, d)
+		}
+	}
+	between("Timeout", c.Timeout, time.Millisecond, 5*time.Minute)
+	between("MaxRetryAfter", max(c.MaxRetryAfter, 0), 0, MaxRetryInterval)
+	between("GracePeriod", max(c.GracePeriod, 0), 0, 10*time.Minute)
+	if c.MaxInFlight < 1 || c.MaxInFlight > 1<<16 {
+		f.add("MaxInFlight", "must be 1 to %d, was %d", 1<<16, c.MaxInFlight)
+	} else if c.MaxInFlightPerWebhook < 1 || c.MaxInFlightPerWebhook > c.MaxInFlight {
+		f.add("MaxInFlightPerWebhook", "must be 1 to MaxInFlight, which is %d, was %d", c.MaxInFlight, c.MaxInFlightPerWebhook)
+	}
+	if c.MaxPendingPerWebhook < 0 {
+		f.add("MaxPendingPerWebhook", "must be 0 or more, was %d", c.MaxPendingPerWebhook)
+	}
+	if c.MaxStoreBytes < 0 {
+		f.add("MaxStoreBytes", "must be 0 or more, was %d", c.MaxStoreBytes)
+	}
+	if c.Jitter > 0.5 || c.Jitter != c.Jitter {
+		f.add("Jitter", "must be at most 0.5, was %g", c.Jitter)
+	}
+	for _, networks := range []struct {
+		path     string
+		prefixes []netip.Prefix
+	}{{"AllowedNetworks", c.AllowedNetworks}, {"DeniedNetworks", c.DeniedNetworks}} {
+		for i, p := range networks.prefixes {
+			if !p.IsValid() {
+				f.add(networks.path, "must be valid prefixes, entry %d is not", i)
+			}
+		}
+	}
+	return f.err()
+}

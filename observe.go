@@ -1,0 +1,120 @@
+package diverted
+
+import (
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// Observer is told what happened, after it was committed: metrics, traces and audit logs are built on
+// it. Every function is optional. They are called by the goroutines that deliver, concurrently, and so
+// must be quick and safe for concurrent use; one that panics is contained and logged. They must not call
+// the store or the dispatcher, which may be waiting for them.
+//
+// Accepted, Resent, Deleted, Suspended, Unsuspended and Diverted are told of changes that were made
+// through the same store value, by whomever (see [Watcher]), whether Run runs or not; the rest of what
+// this dispatcher did. If the store is no Watcher, they too are told of what this dispatcher did alone.
+// Each change is told once.
+type Observer struct {
+	// Accepted: a delivery is newly pending.
+	Accepted func(Key)
+	// Attempted: an attempt ended, however it did. It is the only one told before the outcome is settled.
+	Attempted func(Attempt)
+	// Delivered: a receiver answered 2xx, and the delivery is forgotten.
+	Delivered func(Attempt)
+	// Retried: an attempt failed, and the next is due after Attempt.Wait.
+	Retried func(Attempt)
+	// Held: a budget was spent, and the delivery waits for its webhook to be unsuspended.
+	Held func(Attempt)
+	// Diverted: a delivery was set aside. Of an event that a host diverted by itself, only Key is set.
+	Diverted func(Attempt)
+	// Dropped: a failure that nobody handles; the delivery is gone. An operator should want to know.
+	Dropped func(Attempt)
+	// Suspended: a webhook was suspended; Unsuspended: it is no longer.
+	Suspended   func(WebhookKey)
+	Unsuspended func(WebhookKey)
+	// Alerted: a notice was sent, or given up after its last try, and then err says why.
+	Alerted func(webhook WebhookKey, notice Notice, err error)
+	// Offline: 50 attempts in a row, to 10 hosts or more, got no response at all, so the fault is presumed to
+	// be in the network of this machine. Until a receiver responds, one attempt is made each second, and no
+	// failure counts. Online: one did, after so long.
+	Offline func()
+	Online  func(after time.Duration)
+	// Resent: a diverted event is pending again. Deleted: it is gone.
+	Resent  func(Key)
+	Deleted func(Key)
+}
+
+// Attempt is one HTTP POST of a delivery, for an [Observer].
+type Attempt struct {
+	Key       Key
+	EventType string
+	// Number counts the attempts of this budget, from 1. It is 0 where the delivery was diverted without
+	// an attempt.
+	Number int
+	// Began is when it began, Duration how long it took.
+	Began    time.Time
+	Duration time.Duration
+	// AcceptedAt is when the delivery was accepted, by the store's clock.
+	AcceptedAt time.Time
+	// Status is the answer's status code, 0 where there was none.
+	Status int
+	// Failure is nil if the attempt succeeded.
+	Failure *Failure
+	// Wait is the time until the next attempt, of an attempt that is retried.
+	Wait time.Duration
+}
+
+// observed calls a function of the [Observer], if there is one, and contains its panics.
+func observed[T any](d *Dispatcher, f func(T), what T) {
+	if f == nil {
+		return
+	}
+	defer d.contain("observer")
+	f(what)
+}
+
+// contain logs a panic in a function of the host's, and ends it. It must be deferred itself. What the
+// function panicked with is told by its type alone, since it may hold anything.
+func (d *Dispatcher) contain(where string) {
+	if v := recover(); v != nil {
+		d.log.Error("diverted: panic contained", "in", where, "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+	}
+}
+
+func logWebhook(k WebhookKey) []any {
+	return []any{"tenant", k.Tenant.String(), "webhook", k.Webhook.String()}
+}
+
+func logAttempt(a *Attempt) []any {
+	args := append(logWebhook(a.Key.WebhookKey()), "event", a.Key.Event.String(), "attempts", a.Number)
+	if a.Failure != nil {
+		args = append(args, "trigger", string(a.Failure.Trigger), "message", a.Failure.Message)
+	}
+	return args
+}
+
+// suspended tells of a webhook that was suspended.
+func (d *Dispatcher) suspended(webhook WebhookKey) {
+	d.log.Info("diverted: webhook suspended", logWebhook(webhook)...)
+	observed(d, d.config.Observer.Suspended, webhook)
+}
+
+// tell says what became of an attempt, once the store has settled it.
+func (d *Dispatcher) tell(e *ended) {
+	o := &d.config.Observer
+	switch e.outcome.Kind {
+	case OutcomeDelivered:
+		observed(d, o.Delivered, e.attempt)
+	case OutcomeRetry:
+		observed(d, o.Retried, e.attempt)
+	case OutcomeHold:
+		observed(d, o.Held, e.attempt)
+	case OutcomeDivert:
+		d.log.Warn("diverted: event diverted", logAttempt(&e.attempt)...)
+		observed(d, o.Diverted, e.attempt)
+	case OutcomeDrop:
+		d.log.Warn("diverted: event dropped", logAttempt(&e.attempt)...)
+		observed(d, o.Dropped, e.attempt)
+	}
+}

@@ -1,0 +1,97 @@
+package diverted
+
+import "time"
+
+// When the fault is presumed to be ours.
+const (
+	outageAttempts = 50          // in a row without a response
+	outageHosts    = 10          // that they went to, at least
+	outageProbe    = time.Second // between attempts while it lasts
+)
+
+// outage notices that no receiver at all can be reached: then the network of this machine is presumed to be
+// down, and no delivery should spend its budget on that, no webhook be suspended. The mutex of its
+// [session] guards it.
+type outage struct {
+	on    bool
+	since time.Time // of on
+	probe time.Time // when the next attempt may be claimed, while on
+
+	attempts int             // in a row without a response
+	hosts    map[string]bool // that they went to; no more than are needed
+}
+
+// failed counts an attempt that got no response, and says whether the fault is presumed to be ours. began
+// says that it is from now on.
+func (o *outage) failed(host string, now time.Time) (ours, began bool) {
+	if o.on {
+		return true, false
+	}
+	o.attempts++
+	if len(o.hosts) < outageHosts {
+		if o.hosts == nil {
+			o.hosts = make(map[string]bool, outageHosts)
+		}
+		o.hosts[host] = true
+	}
+	if o.attempts < outageAttempts || len(o.hosts) < outageHosts {
+		return false, false
+	}
+	o.on, o.since, o.probe = true, now, now.Add(outageProbe)
+	return true, true
+}
+
+// answered ends an outage, and says whether there was one.
+func (o *outage) answered() (ended bool) {
+	ended = o.on
+	if o.on || o.attempts > 0 {
+		o.on, o.attempts = false, 0
+		clear(o.hosts)
+	}
+	return ended
+}
+
+// holds says whether nothing may be claimed now.
+func (o *outage) holds(now time.Time) bool { return o.on && now.Before(o.probe) }
+
+// presume says whether the failure of an attempt is presumed to be a fault of our own network, so that it
+// is as if the attempt had not been made.
+func (s *session) presume(c *Claim, r *response) (ours bool) {
+	if r.aborted || r.local || s.flush {
+		return false
+	}
+	now := time.Now()
+	var began, ended bool
+	s.mu.Lock()
+	after := now.Sub(s.out.since)
+	if r.status != 0 {
+		if ended = s.out.answered(); ended {
+			s.due = true
+			s.signal()
+		}
+	} else {
+		ours, began = s.out.failed(c.Webhook.Endpoint.origin(), now)
+	}
+	s.mu.Unlock()
+	switch {
+	case began:
+		s.d.offline()
+	case ended:
+		s.d.online(after)
+	}
+	return ours
+}
+
+func (d *Dispatcher) offline() {
+	d.log.Error("diverted: no receiver can be reached; the fault is presumed to be in our own network, and no failure counts until one responds",
+		"attempts", outageAttempts, "hosts", outageHosts)
+	if f := d.config.Observer.Offline; f != nil {
+		defer d.contain("observer")
+		f()
+	}
+}
+
+func (d *Dispatcher) online(after time.Duration) {
+	d.log.Info("diverted: a receiver responds again", "after", after)
+	observed(d, d.config.Observer.Online, after)
+}

@@ -1,0 +1,122 @@
+package diverted_test
+
+import (
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/divertedevents/diverted"
+)
+
+// hosts saves n webhooks that go to as many hosts, with two retries at intervals of a minute, and suspend.
+func (w *world) hosts(n int) []diverted.WebhookKey {
+	var keys []diverted.WebhookKey
+	for i := range n {
+		keys = append(keys, w.webhook(fmt.Sprint(i), func(hook *diverted.Webhook) {
+			hook.Endpoint.URL = fmt.Sprintf("https://host-%d.example/hook", i)
+			hook.FailureHandling = &diverted.FailureHandling{
+				Retry: &diverted.RetryStrategy{Attempts: 2, Interval: time.Minute, Type: diverted.Linear}, Divert: true, Suspend: true,
+			}
+		}))
+	}
+	return keys
+}
+
+func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		var began, ended int
+		var lasted time.Duration
+		w.config.Observer = diverted.Observer{
+			Offline: func() { began++ },
+			Online:  func(after time.Duration) { ended, lasted = ended+1, after },
+		}
+		down := true
+		w.receiver.answers(func(message, int) response {
+			if down {
+				return response{err: io.ErrUnexpectedEOF}
+			}
+			return response{status: 200}
+		})
+		w.receiver.inTurn = true
+		hooks := w.hosts(20)
+		w.run()
+		for range 10 {
+			for _, hook := range hooks {
+				w.send(hook)
+			}
+		}
+		w.sleep(0)
+		w.is.Equal(began, 1)
+
+		before := len(w.receiver.got())
+		w.sleep(time.Hour)
+		probes := len(w.receiver.got()) - before
+		w.is.True(probes >= 3500 && probes <= 3700) // one a second
+		for _, hook := range hooks {
+			stand, err := w.store.FetchWebhook(w.ctx, hook)
+			w.is.NoErr(err)
+			w.is.True(!stand.Suspended())
+			w.is.Equal(len(w.pending(hook)), 10)
+			for _, p := range w.pending(hook) {
+				w.is.True(p.Attempts <= 1) // what was under way before it was noticed
+			}
+		}
+		w.is.Equal(w.log.count("no receiver can be reached"), 1)
+
+		down = false
+		w.sleep(10 * time.Minute)
+		w.is.Equal(ended, 1)
+		w.is.True(lasted >= time.Hour && lasted <= time.Hour+2*time.Second)
+		w.is.Equal(began, 1)
+		for _, hook := range hooks {
+			w.is.True(w.gone(hook))
+		}
+	})
+}
+
+func TestAHostWithFewWebhooksKeepsTheOrdinaryRules(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.config.Observer = diverted.Observer{Offline: func() { t.Error("nine hosts are too few") }}
+		w.receiver.answers(func(message, int) response { return response{err: io.ErrUnexpectedEOF} })
+		hooks := w.hosts(9)
+		w.run()
+		for range 20 {
+			for _, hook := range hooks {
+				w.send(hook)
+			}
+		}
+		w.sleep(time.Hour)
+		for _, hook := range hooks {
+			stand, err := w.store.FetchWebhook(w.ctx, hook)
+			w.is.NoErr(err)
+			w.is.True(stand.Suspended())
+		}
+	})
+}
+
+func TestOneHostThatRespondsNowAndThenKeepsTheOrdinaryRules(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.config.Observer = diverted.Observer{Offline: func() { t.Error("a host responded in between") }}
+		n := 0
+		w.receiver.answers(func(message, int) response {
+			if n++; n%10 == 0 {
+				return response{status: 500}
+			}
+			return response{err: io.ErrUnexpectedEOF}
+		})
+		w.receiver.inTurn = true
+		hooks := w.hosts(20)
+		w.run()
+		for _, hook := range hooks {
+			for range 10 {
+				w.send(hook)
+			}
+		}
+		w.sleep(time.Hour)
+		for _, hook := range hooks {
+			w.is.Equal(len(w.receiver.got()) > 200, true)
+			w.is.True(len(w.pending(hook)) < 10)
+		}
+	})
+}
