@@ -1,0 +1,111 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/divertedevents/diverted"
+)
+
+// divertedEventResponse is a diverted event on the wire.
+type divertedEventResponse struct {
+	EventLocator     string `json:"eventLocator"`
+	RequestLocator   string `json:"requestLocator"`
+	FailureMessage   string `json:"failureMessage"`
+	FailureTimestamp string `json:"failureTimestamp"`
+	FailureTrigger   string `json:"failureTrigger"`
+}
+
+func divertedResponse(e diverted.DivertedEvent) divertedEventResponse {
+	return divertedEventResponse{
+		EventLocator:     e.Event.String(),
+		RequestLocator:   e.RequestLocator.String(),
+		FailureMessage:   e.Failure.Message,
+		FailureTimestamp: diverted.FormatTime(e.Failure.At),
+		FailureTrigger:   string(e.Failure.Trigger),
+	}
+}
+
+func (c *call) webhookKey() diverted.WebhookKey {
+	return diverted.WebhookKey{Tenant: c.tenant, Webhook: c.webhook}
+}
+
+func (c *call) key() diverted.Key {
+	return diverted.Key{Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
+}
+
+func (h *Handler) fetchDiverted(c *call) (answer, error) {
+	event, err := h.config.Diverted.FetchDiverted(c.r.Context(), c.key())
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(divertedResponse(event))
+}
+
+func (h *Handler) listDiverted(c *call) (answer, error) {
+	var f faults
+	query := diverted.DivertedQuery{Webhook: c.webhookKey()}
+	query.Offset, query.Limit, query.After = c.page(&f)
+	if err := f.err(errParameter); err != nil {
+		return answer{}, err
+	}
+	page, err := h.config.Diverted.ListDiverted(c.r.Context(), query)
+	if err != nil {
+		return answer{}, err
+	}
+	items := make([]divertedEventResponse, len(page.Events)) // [] when empty, never null
+	for i, event := range page.Events {
+		items[i] = divertedResponse(event)
+	}
+	a, err := ok(items)
+	if page.More && len(items) > 0 {
+		a.header = c.next(query.Limit, page.Events[len(items)-1].Event)
+	}
+	return a, err
+}
+
+func (h *Handler) deleteDiverted(c *call) (answer, error) {
+	if err := h.config.Diverted.DeleteDiverted(c.r.Context(), c.key()); err != nil {
+		return answer{}, err
+	}
+	return ok(empty{})
+}
+
+func (h *Handler) resendDiverted(c *call) (answer, error) {
+	resend := h.config.Diverted.Resend
+	if h.config.Resend != nil {
+		resend = h.resendByHost
+	}
+	if err := resend(c.r.Context(), c.key()); err != nil {
+		return answer{}, err
+	}
+	return ok(empty{})
+}
+
+// deleteTime bounds the deletion of an event that the host has resent.
+const deleteTime = 30 * time.Second
+
+// resendByHost hands the event to the host and deletes it if the host took it.
+func (h *Handler) resendByHost(ctx context.Context, key diverted.Key) error {
+	event, err := h.config.Diverted.FetchDiverted(ctx, key)
+	if err != nil {
+		return err
+	}
+	switch err := h.config.Resend(ctx, event); {
+	case err == nil:
+	case errors.Is(err, diverted.ErrSuspended), errors.Is(err, diverted.ErrDisabled), errors.Is(err, diverted.ErrWebhookUnknown):
+		return err
+	default:
+		return fmt.Errorf("%w: %v", errResend, err) // whatever else it is, it is the host's
+	}
+	// The event was sent, so its row goes even if the client has gone meanwhile.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTime)
+	defer cancel()
+	err = h.config.Diverted.DeleteDiverted(ctx, key)
+	if errors.Is(err, diverted.ErrNotFound) {
+		return nil // somebody deleted it meanwhile, and it is sent
+	}
+	return err
+}

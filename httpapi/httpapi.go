@@ -1,0 +1,274 @@
+// Package httpapi serves the Diverted Events API over HTTP: fetch, list, resend and delete what was set
+// aside, and, where [Config] gives their fields, the webhooks and the publishing of events.
+//
+//	GET    /event/{tenantLocator}/webhooks/{webhookLocator}/diverted                        list
+//	GET    /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}         fetch
+//	POST   /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}/resend  resend
+//	DELETE /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}         delete
+//
+// With [Config.Webhooks]:
+//
+//	POST   /event/{tenantLocator}/webhooks                              create
+//	GET    /event/{tenantLocator}/webhooks/list                         list
+//	GET    /event/{tenantLocator}/webhooks/{webhookLocator}             fetch
+//	PATCH  /event/{tenantLocator}/webhooks/{webhookLocator}             update
+//	DELETE /event/{tenantLocator}/webhooks/{webhookLocator}             delete
+//	PATCH  /event/{tenantLocator}/webhooks/{webhookLocator}/unsuspend   unsuspend
+//	POST   /event/{tenantLocator}/webhooks/{webhookLocator}/ping        ping, with [Config.Pinger]
+//
+// With [Config.Publisher]:
+//
+//	POST   /event/{tenantLocator}/events                                publish
+//
+// GET /event/openapi.json needs no credentials and describes the routes that there are, as OpenAPI 3.1. Its
+// server is the path that it was asked for under; behind a proxy that rewrites paths, tell clients another.
+//
+// # Mounting
+//
+// [New] returns an [http.Handler] that finds its routes wherever it is mounted, whether the router strips
+// its prefix or not: a path is read from its segment "event" on (the first from which the rest is a route),
+// and what stands before it is the host's. So it works on [http.ServeMux], with and without
+// [http.StripPrefix], and under a wildcard of chi, gin or echo; examples/routers of this module runs them all.
+// A rule of the host's about paths must therefore hold for the whole mount point, not for single paths below
+// it; [Config.Authorize] is the place for finer ones.
+//
+// A path is split while it is escaped, so that %2F never ends a segment: within a parameter it makes the
+// parameter malformed. An empty segment in a parameter's place is a malformed parameter too, so that
+// /event//webhooks/list is answered 400 and not as another route. [http.ServeMux] answers paths with // or /../ by a redirect to the clean path
+// itself, before this package sees them.
+//
+// # Requests
+//
+// Checks are made in this order, and the first that fails is answered: route (404, 405), path parameters
+// (400), cross-origin (403), credentials (401), permission (403), query and body (400, 413, 415), lookup
+// (404, 409). Nothing is looked up before the caller is known to be allowed to. What belongs to another
+// tenant is answered as if it did not exist, in the same bytes.
+//
+// A query parameter that the route does not have is refused, like one that is malformed or given twice: a
+// misspelt name must not change what a request means. Numbers are decimal digits without leading zeros.
+// HEAD is answered as GET. Routes that change something
+// refuse cross-origin requests of browsers (see [http.CrossOriginProtection]), since Authorize may read
+// cookies.
+//
+// Bodies are application/json, at most 64 KiB (an event: 256 KiB). Unknown and repeated names are refused at
+// every level; all faults of a body are told at once. null in place of an optional member is the same as
+// leaving it out, so an update never removes anything by it; of a required member, and within an array, it is
+// a wrong type. An update changes what it names and nothing else, and nothing at all if it fails.
+//
+// # Answers
+//
+// Answers are JSON with identifiers in canonical case, and carry Cache-Control: no-store. A list that goes
+// on has the header Link: <?count=…&after=…>; rel="next", relative to the request's own URL, so that it
+// holds under any prefix, and nothing is skipped if what was listed is deleted in between.
+//
+// Every error is an RFC 9457 problem, application/problem+json, with a stable code beside the
+// status; the README of this directory lists them all. No answer tells of internals: what was
+// unforeseen is a 500 with the code internal, and is logged.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/divertedevents/diverted"
+	"github.com/google/uuid"
+)
+
+// Config sets up a [Handler].
+type Config struct {
+	// Diverted holds what was set aside. Required. A [diverted.Store] is one.
+	Diverted diverted.DivertedStore
+
+	// Authorize says whether the request may do what needs these permissions, all of them, within the tenant.
+	// Required; [AllowAll] lets everybody do everything. It returns nil to let the request go on,
+	// [ErrUnauthenticated] if the request has no good credentials, and else [ErrForbidden] if they are not
+	// enough, for instance since they are another tenant's; any other error is answered 500 and logged.
+	//
+	// It is called once per request, after the path was checked and before anything is looked up, and must
+	// leave the request's body unread.
+	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...Permission) error
+
+	// Challenge is the header WWW-Authenticate of a 401 (RFC 9110, section 11.6.1). Empty: Bearer.
+	Challenge string
+
+	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store for what
+	// was set aside alone. Nil: [diverted.DivertedStore.Resend], for those who run a [diverted.Dispatcher].
+	//
+	// It is given the whole event. If it returns nil the event is deleted and the answer is 200. An error
+	// keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered
+	// as the store's own, 409, and anything else 502 resend_failed, and logged. It is called concurrently,
+	// for the same event too, and again after a crash between its return and the deletion.
+	Resend func(ctx context.Context, event diverted.DivertedEvent) error
+
+	// Webhooks keeps webhooks. A [diverted.Store] is one. Nil: the webhook routes do not exist.
+	Webhooks diverted.WebhookStore
+
+	// Publisher publishes events. A [diverted.Dispatcher] is one. Nil: the event route does not exist.
+	Publisher Publisher
+
+	// Pinger makes test attempts. A [diverted.Dispatcher] is one. It needs Webhooks. Nil: the ping route does
+	// not exist.
+	Pinger Pinger
+
+	// AllowInsecureTLS permits webhooks with secureSsl: false. It must be what the dispatcher's
+	// [diverted.Config] says, else such a webhook is saved but never delivered to.
+	AllowInsecureTLS bool
+
+	// SecretOverlap is how long a secret that an update replaces goes on signing beside its successor. 0:
+	// [diverted.SecretOverlap], 24 h. Negative: not at all.
+	SecretOverlap time.Duration
+
+	// CrossOrigin decides which cross-origin requests of browsers may change something. Nil: none. It is for
+	// those whose pages are served from another origin, see [http.CrossOriginProtection.AddTrustedOrigin].
+	CrossOrigin *http.CrossOriginProtection
+
+	// Logger is told what was answered with a 5xx, and why. Nil: slog.Default().
+	Logger *slog.Logger
+}
+
+func (c Config) validate() error {
+	var fields []diverted.FieldError
+	if c.Diverted == nil {
+		fields = append(fields, diverted.FieldError{Path: "Diverted", Detail: "is required"})
+	}
+	if c.Authorize == nil {
+		fields = append(fields, diverted.FieldError{Path: "Authorize", Detail: "is required; AllowAll lets everybody do everything"})
+	}
+	if c.Pinger != nil && c.Webhooks == nil {
+		fields = append(fields, diverted.FieldError{Path: "Webhooks", Detail: "is required where Pinger is set"})
+	}
+	if fields != nil {
+		return &diverted.InvalidError{Fields: fields}
+	}
+	return nil
+}
+
+// Handler serves the API. It is safe for concurrent use.
+type Handler struct {
+	config    Config
+	log       *slog.Logger
+	resources []*resource
+	document  map[string]json.RawMessage
+	pings     limiter
+}
+
+// New returns the handler, or a [diverted.InvalidError] that names what the configuration lacks.
+func New(config Config) (*Handler, error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	if config.Challenge == "" {
+		config.Challenge = "Bearer"
+	}
+	if config.CrossOrigin == nil {
+		config.CrossOrigin = http.NewCrossOriginProtection()
+	}
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	h := &Handler{config: config, log: config.Logger}
+	h.resources = newResources(h.routes())
+	h.document = h.openapi()
+	return h, nil
+}
+
+// ServeHTTP answers a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.contained(w, r).write(w, r)
+}
+
+// contained answers a request; a panic becomes a 500. The answer is complete before anything of it is
+// written, so that a problem never follows half of another answer.
+func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
+	c := &call{r: r, w: w}
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if v == http.ErrAbortHandler {
+			panic(v)
+		}
+		h.logPanic(c, v)
+		a = h.problem(errPanicked)
+	}()
+	a, err := h.serve(c)
+	if err != nil {
+		h.logError(c, err)
+		a = h.problem(err)
+	}
+	return a
+}
+
+// serve makes the checks that all routes share, in the order that the package's comment promises.
+func (h *Handler) serve(c *call) (answer, error) {
+	found, values, err := h.find(c.r)
+	if err != nil {
+		return answer{}, err
+	}
+	c.route = found
+	if err := c.readPath(values); err != nil {
+		return answer{}, err
+	}
+	if err := h.config.CrossOrigin.Check(c.r); err != nil {
+		return answer{}, errCrossOrigin
+	}
+	if err := h.authorize(c); err != nil {
+		return answer{}, err
+	}
+	if err := c.readQuery(); err != nil {
+		return answer{}, err
+	}
+	return found.serve(c)
+}
+
+// authorize asks the host. An error that is neither of the two it may give is unforeseen, whatever it
+// wraps: a token that was not found is no 404.
+func (h *Handler) authorize(c *call) error {
+	if c.route.open {
+		return nil
+	}
+	err := h.config.Authorize(c.r, c.tenant, c.route.needs(c.r)...)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrUnauthenticated):
+		return ErrUnauthenticated
+	case errors.Is(err, ErrForbidden):
+		return ErrForbidden
+	default:
+		return fmt.Errorf("httpapi: Authorize: %v", err)
+	}
+}
+
+// logError tells the operator what a 5xx hides. Problems of the caller's own making are not logged.
+func (h *Handler) logError(c *call, err error) {
+	level := slog.LevelError
+	switch p := problemOf(err); {
+	case c.r.Context().Err() != nil:
+		level = slog.LevelDebug // the client has gone; nobody reads the answer
+	case p.status == http.StatusServiceUnavailable:
+		level = slog.LevelWarn
+	case p.status < 500:
+		return
+	}
+	h.log.LogAttrs(c.r.Context(), level, "httpapi: request failed", append(c.attrs(), slog.Any("error", err))...)
+}
+
+// logPanic tells where it happened. What was panicked with may quote anything, a credential too, so that it
+// is told only where the runtime made it.
+func (h *Handler) logPanic(c *call, v any) {
+	attrs := c.attrs()
+	if err, ok := v.(runtime.Error); ok {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	attrs = append(attrs, slog.String("stack", string(debug.Stack())))
+	h.log.LogAttrs(c.r.Context(), slog.LevelError, "httpapi: panic", attrs...)
+}

@@ -1,0 +1,188 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/divertedevents/diverted"
+	"github.com/oklog/ulid/v2"
+)
+
+func (h *Handler) createWebhook(c *call) (answer, error) {
+	raw, err := c.readBody(maxBody)
+	if err != nil {
+		return answer{}, err
+	}
+	var f faults
+	webhook, shown := h.readCreateWebhook(&f, raw)
+	webhook.Tenant, webhook.Locator = c.tenant, ulid.Make()
+	f.merge("", webhook.Validate())
+	if err := f.err(errBody); err != nil {
+		return answer{}, err
+	}
+	webhook, err = h.config.Webhooks.CreateWebhook(c.r.Context(), webhook)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newWebhookResponse(webhook, shown))
+}
+
+func (h *Handler) fetchWebhook(c *call) (answer, error) {
+	webhook, err := h.config.Webhooks.FetchWebhook(c.r.Context(), c.webhookKey())
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newWebhookResponse(webhook, shown{}))
+}
+
+// maxUpdates bounds how often an update is tried again because somebody else changed the webhook meanwhile.
+const maxUpdates = 8
+
+func (h *Handler) updateWebhook(c *call) (answer, error) {
+	raw, err := c.readBody(maxBody)
+	if err != nil {
+		return answer{}, err
+	}
+	var f faults
+	update := h.readUpdateWebhook(&f, raw)
+	f.merge("", updateFaults(update))
+	if err := f.err(errBody); err != nil {
+		return answer{}, err
+	}
+	for range maxUpdates {
+		var stand, next diverted.Webhook
+		stand, err = h.config.Webhooks.FetchWebhook(c.r.Context(), c.webhookKey())
+		if err != nil {
+			return answer{}, err
+		}
+		complete, shown := withSecrets(update, stand)
+		next, err = stand.Apply(complete)
+		if err != nil {
+			f.merge("", err)
+			return answer{}, f.err(errBody)
+		}
+		next, err = h.config.Webhooks.UpdateWebhook(c.r.Context(), next)
+		if err == nil {
+			return ok(newWebhookResponse(next, shown))
+		}
+		if !errors.Is(err, diverted.ErrConflict) {
+			break
+		}
+	}
+	return answer{}, err
+}
+
+func (h *Handler) deleteWebhook(c *call) (answer, error) {
+	var f faults
+	discard := c.flag(&f, "discard")
+	if err := f.err(errParameter); err != nil {
+		return answer{}, err
+	}
+	if err := h.config.Webhooks.DeleteWebhook(c.r.Context(), c.webhookKey(), discard != nil && *discard); err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusNoContent}, nil
+}
+
+// discardPermissions: to discard the events of a webhook is to delete them.
+func discardPermissions(query url.Values) []Permission {
+	if query.Get("discard") == "true" {
+		return []Permission{DivertedDelete}
+	}
+	return nil
+}
+
+func (h *Handler) unsuspendWebhook(c *call) (answer, error) {
+	if err := h.config.Webhooks.Unsuspend(c.r.Context(), c.webhookKey()); err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusNoContent}, nil
+}
+
+func (h *Handler) listWebhooks(c *call) (answer, error) {
+	var f faults
+	query := diverted.WebhookQuery{
+		Tenant:     c.tenant,
+		Name:       c.label(&f, "name"),
+		Enabled:    c.flag(&f, "enabled"),
+		Suspended:  c.flag(&f, "suspended"),
+		Active:     c.flag(&f, "active"),
+		EventTypes: c.eventTypes(&f, "eventTypes"),
+	}
+	query.Offset, query.Limit, query.After = c.page(&f)
+	if err := f.err(errParameter); err != nil {
+		return answer{}, err
+	}
+	page, err := h.config.Webhooks.ListWebhooks(c.r.Context(), query)
+	if err != nil {
+		return answer{}, err
+	}
+	list := webhookListResponse{ListCompleted: !page.More, Items: make([]webhookResponse, len(page.Webhooks))}
+	for i, webhook := range page.Webhooks {
+		list.Items[i] = newWebhookResponse(webhook, shown{})
+	}
+	a, err := ok(list)
+	if page.More && len(page.Webhooks) > 0 {
+		a.header = c.next(query.Limit, page.Webhooks[len(page.Webhooks)-1].Locator)
+	}
+	return a, err
+}
+
+// eventType is an event type, as [diverted.Event] has it.
+var eventType = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+
+// Pinger makes test attempts. [diverted.Dispatcher] is one.
+type Pinger interface {
+	// Ping makes one attempt to deliver a test event to the webhook, at once and outside the queue. It
+	// changes nothing in the store. ErrNotFound if there is no such webhook.
+	Ping(ctx context.Context, webhook diverted.WebhookKey) (diverted.PingResult, error)
+}
+
+// pingInterval is the least time between two pings of one webhook: a ping is a request that a stranger
+// aims, so that it must not become a flood.
+const pingInterval = 5 * time.Second
+
+func (h *Handler) pingWebhook(c *call) (answer, error) {
+	// Looked up first: an unknown webhook must not take a place in the limiter.
+	if _, err := h.config.Webhooks.FetchWebhook(c.r.Context(), c.webhookKey()); err != nil {
+		return answer{}, err
+	}
+	if wait := h.pings.take(c.webhookKey(), time.Now()); wait > 0 {
+		return answer{}, retryError{err: errTooOften, after: wait}
+	}
+	result, err := h.config.Pinger.Ping(c.r.Context(), c.webhookKey())
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newPingResponse(result))
+}
+
+// limiter lets one through per key and pingInterval.
+type limiter struct {
+	mu   sync.Mutex
+	last map[diverted.WebhookKey]time.Time
+}
+
+// take returns 0 if the key may go on now, else how long it has to wait.
+func (l *limiter) take(key diverted.WebhookKey, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last, ok := l.last[key]; ok && now.Sub(last) < pingInterval {
+		return pingInterval - now.Sub(last)
+	}
+	for k, last := range l.last { // those that say nothing any more
+		if now.Sub(last) >= pingInterval {
+			delete(l.last, k)
+		}
+	}
+	if l.last == nil {
+		l.last = map[diverted.WebhookKey]time.Time{}
+	}
+	l.last[key] = now
+	return 0
+}
