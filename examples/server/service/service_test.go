@@ -1,0 +1,41 @@
+package service
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+)
+
+func TestTheServerRefusesToStartWithoutSayingWhoMayDoWhat(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, o := range map[string]options{
+		"neither tokens nor open": {},
+		"both":                    {tokens: "x", open: true},
+		"no such file":            {tokens: filepath.Join(dir, "none.json")},
+		"no JSON":                 {tokens: write("bad.json", `nonsense`)},
+		"unknown permission":      {tokens: write("typo.json", `{"t": {"tenant": "7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11", "permissions": ["webhooks:wriet"]}}`)},
+		"no tenant":               {tokens: write("tenant.json", `{"t": {"permissions": []}}`)},
+		"bad network":             {open: true, allow: "10.0.0.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.addr, o.timeout = "127.0.0.1:0", time.Second
+			o.program.Open = func(context.Context, string) (diverted.Store, error) { return diverted.NewMemoryStore(), nil }
+			err := run(t.Context(), o)
+			t.Log(err)
+			is.New(t).True(err != nil)
+		})
+	}
+}
