@@ -1,0 +1,336 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/divertedevents/diverted"
+)
+
+const (
+	// keepHook keeps a webhook from being deleted before the commit, and says whether it is there.
+	keepHook = `SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted FOR KEY SHARE`
+
+	upsertDiverted = `
+		INSERT INTO diverted.deliveries AS d
+			(webhook, event, request, accepted_at, diverted_at, attempts, type, failure, body)
+		VALUES ($1, $2, $3, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, $5, $6, $7)
+		ON CONFLICT (webhook, event) DO UPDATE
+			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failure = excluded.failure
+			WHERE d.due IS NULL`
+
+	selectPage = `
+		FROM diverted.deliveries WHERE webhook = (
+			SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)
+		AND event > $3`
+
+	divertedColumns = `event, request, type, accepted_at, diverted_at, attempts, failure`
+
+	updateResent = `
+		UPDATE diverted.deliveries SET due = '-infinity', lease = NULL, token = NULL, attempts = 0, losses = 0,
+			released = 0, was_diverted = true, diverted_at = NULL
+		WHERE webhook = $1 AND event = $2 AND due IS NULL`
+
+	deleteDiverted = `
+		DELETE FROM diverted.deliveries WHERE due IS NULL AND event = $3 AND webhook = (
+			SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)`
+)
+
+// Divert is as in [diverted.DivertedStore].
+func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error {
+	if err := event.Validate(); err != nil {
+		return err
+	}
+	done, err := s.begin(ctx, "divert")
+	if err != nil {
+		return err
+	}
+	defer done()
+	for {
+		created := false
+		err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+			created = false
+			id, now, err := s.keepHook(ctx, conn, event.WebhookKey())
+			if err != nil {
+				return err
+			}
+			if id == 0 {
+				created = true
+				h := &hook{webhook: &diverted.Webhook{Tenant: event.Tenant, Locator: event.Webhook}}
+				if err := s.save(ctx, conn, h); err != nil {
+					return err
+				}
+				id = h.id
+			}
+			tag, err := conn.Exec(ctx, s.q(upsertDiverted), id, pgUUID(event.Event), pgUUID(event.RequestLocator),
+				event.Attempts, event.EventType, encodeFailure(asKept(&event.Failure, now)), event.Body)
+			if err == nil && tag.RowsAffected() == 0 {
+				err = fmt.Errorf("divert event %s: %w: it is pending", event.Event, diverted.ErrConflict)
+			}
+			return err
+		})
+		if errors.Is(err, errAgain) {
+			continue
+		}
+		if err != nil {
+			return wrap("divert", err)
+		}
+		if created {
+			s.hooks.spoil()
+		}
+		s.watchers.tell(diverted.Change{Kind: diverted.ChangeDiverted, Key: event.Key})
+		return nil
+	}
+}
+
+// keepHook returns the row id of a webhook, 0 if there is none, and the server's time.
+func (s *Store) keepHook(ctx context.Context, conn *pgxpool.Conn, key diverted.WebhookKey) (id int64, now time.Time, err error) {
+	b := new(pgx.Batch)
+	b.Queue(`SELECT now()`).QueryRow(func(r pgx.Row) error { return r.Scan(&now) })
+	b.Queue(s.q(keepHook), pgUUID(key.Tenant), pgUUID(key.Webhook)).Query(func(r pgx.Rows) error {
+		for r.Next() {
+			if err := r.Scan(&id); err != nil {
+				return err
+			}
+		}
+		return r.Err()
+	})
+	return id, now, conn.SendBatch(ctx, b).Close()
+}
+
+// divertedRow is a row with divertedColumns.
+type divertedRow struct {
+	event, request       pgtype.UUID
+	eventType            string
+	accepted, divertedAt pgtype.Timestamptz
+	attempts             int
+	failure              []byte
+}
+
+func (r *divertedRow) dest() []any {
+	return []any{&r.event, &r.request, &r.eventType, &r.accepted, &r.divertedAt, &r.attempts, &r.failure}
+}
+
+func (r *divertedRow) value(key diverted.WebhookKey) (diverted.DivertedEvent, error) {
+	d := diverted.DivertedEvent{
+		Key:            diverted.Key{Tenant: key.Tenant, Webhook: key.Webhook, Event: r.event.Bytes},
+		RequestLocator: r.request.Bytes, EventType: r.eventType, Attempts: r.attempts,
+		AcceptedAt: timeOf(r.accepted), DivertedAt: timeOf(r.divertedAt),
+	}
+	failure, err := decodeFailure(r.failure)
+	if failure != nil {
+		d.Failure = *failure
+	}
+	return d, err
+}
+
+// FetchDiverted is as in [diverted.DivertedStore].
+func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.DivertedEvent, error) {
+	done, err := s.begin(ctx, "fetch diverted event")
+	if err != nil {
+		return diverted.DivertedEvent{}, err
+	}
+	defer done()
+	var row divertedRow
+	var body []byte
+	var found bool
+	err = s.read(ctx, func(b *pgx.Batch) {
+		found = false
+		b.Queue(s.q(`SELECT `+divertedColumns+`, body FROM diverted.deliveries
+			WHERE due IS NULL AND event = $3 AND webhook = (
+				SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)`),
+			pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)).Query(func(r pgx.Rows) error {
+			for r.Next() {
+				row, body, found = divertedRow{}, nil, true
+				if err := r.Scan(append(row.dest(), &body)...); err != nil {
+					return err
+				}
+			}
+			return r.Err()
+		})
+	})
+	if err != nil {
+		return diverted.DivertedEvent{}, wrap("fetch diverted event", err)
+	}
+	if !found {
+		return diverted.DivertedEvent{}, fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
+	}
+	d, err := row.value(key.WebhookKey())
+	d.Body = body
+	return d, wrap("fetch diverted event", err)
+}
+
+// ListDiverted is as in [diverted.DivertedStore].
+func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) (diverted.DivertedPage, error) {
+	var page diverted.DivertedPage
+	limit, err := s.list(ctx, "list diverted events", query, divertedColumns, "due IS NULL",
+		func() { page.Events = nil },
+		func(r pgx.Rows) error {
+			var row divertedRow
+			if err := r.Scan(row.dest()...); err != nil {
+				return err
+			}
+			d, err := row.value(query.Webhook)
+			page.Events = append(page.Events, d)
+			return err
+		})
+	if err != nil {
+		return diverted.DivertedPage{}, err
+	}
+	page.Events, page.More = cut(page.Events, limit)
+	return page, nil
+}
+
+// ListPending is as in [diverted.DeliveryStore].
+func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (diverted.PendingPage, error) {
+	// While its webhook is not active a delivery waits for nothing else, and so has no time.
+	const columns = `event, request, type, accepted_at, lease > now() AND NOT lease > now() + interval '15 minutes', lease,
+		CASE WHEN due > now() THEN due END, attempts, released, failure,
+		(SELECT enabled AND suspended_at IS NULL FROM diverted.webhooks WHERE id = webhook)`
+	var page diverted.PendingPage
+	limit, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL",
+		func() { page.Deliveries = nil },
+		func(r pgx.Rows) error {
+			var (
+				d                    = diverted.PendingDelivery{Key: diverted.Key{Tenant: query.Webhook.Tenant, Webhook: query.Webhook.Webhook}}
+				event, request       pgtype.UUID
+				accepted, lease, due pgtype.Timestamptz
+				claimed              pgtype.Bool
+				released             int
+				encoded              []byte
+				active               bool
+			)
+			err := r.Scan(&event, &request, &d.EventType, &accepted, &claimed, &lease, &due, &d.Attempts, &released, &encoded, &active)
+			if err != nil {
+				return err
+			}
+			switch d.Claimed = claimed.Bool; {
+			case d.Claimed:
+				d.Due = timeOf(lease)
+			case active:
+				d.Due = timeOf(due)
+			}
+			if active && released == releasedHeld {
+				d.Attempts = 0
+			}
+			d.Event, d.RequestLocator, d.AcceptedAt = event.Bytes, request.Bytes, timeOf(accepted)
+			d.Failure, err = decodeFailure(encoded)
+			page.Deliveries = append(page.Deliveries, d)
+			return err
+		})
+	if err != nil {
+		return diverted.PendingPage{}, err
+	}
+	page.Deliveries, page.More = cut(page.Deliveries, limit)
+	return page, nil
+}
+
+// list reads one row more than a page of deliveries, ascending by event. It returns the size of the page.
+func (s *Store) list(ctx context.Context, action string, query diverted.DivertedQuery, columns, where string, begin func(), each func(pgx.Rows) error) (limit int, err error) {
+	query, err = query.WithDefaults()
+	if err != nil {
+		return 0, err
+	}
+	done, err := s.begin(ctx, action)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	text := s.q(`SELECT ` + columns + selectPage + ` AND ` + where + ` ORDER BY event LIMIT $4 OFFSET $5`)
+	return query.Limit, wrap(action, s.read(ctx, func(b *pgx.Batch) {
+		begin()
+		b.Queue(text, pgUUID(query.Webhook.Tenant), pgUUID(query.Webhook.Webhook), pgUUID(query.After), query.Limit+1, query.Offset).
+			Query(func(r pgx.Rows) error {
+				for r.Next() {
+					if err := each(r); err != nil {
+						return err
+					}
+				}
+				return r.Err()
+			})
+	}))
+}
+
+// cut takes from the rows of a page the one that only tells that there are more.
+func cut[T any](rows []T, limit int) ([]T, bool) {
+	if len(rows) > limit {
+		return rows[:limit:limit], true
+	}
+	return rows, false
+}
+
+// Resend is as in [diverted.DivertedStore].
+func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
+	done, err := s.begin(ctx, "resend")
+	if err != nil {
+		return err
+	}
+	defer done()
+	var id int64
+	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		// The webhook's row is locked, so that none is resent to one that is being suspended.
+		h, _, err := s.lockHook(ctx, conn, key.WebhookKey())
+		if err != nil {
+			return err
+		}
+		missing := fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
+		if h == nil {
+			return missing
+		}
+		id = h.id
+		tag, err := conn.Exec(ctx, s.q(updateResent), h.id, pgUUID(key.Event))
+		switch {
+		case err != nil:
+			return err
+		case tag.RowsAffected() == 0:
+			return missing
+		case !h.known: // from here on what was changed is rolled back
+			return fmt.Errorf("resend event %s: %w", key.Event, diverted.ErrWebhookUnknown)
+		case !h.webhook.Enabled:
+			return fmt.Errorf("resend event %s: %w", key.Event, diverted.ErrDisabled)
+		case h.webhook.Suspended():
+			return fmt.Errorf("resend event %s: %w", key.Event, diverted.ErrSuspended)
+		}
+		return nil
+	})
+	if err != nil {
+		return wrap("resend", err)
+	}
+	s.hints.ready(key.Tenant, id)
+	s.room.add(id)
+	s.news.add(id)
+	s.watchers.tell(diverted.Change{Kind: diverted.ChangeResent, Key: key})
+	return nil
+}
+
+// DeleteDiverted is as in [diverted.DivertedStore].
+func (s *Store) DeleteDiverted(ctx context.Context, key diverted.Key) error {
+	done, err := s.begin(ctx, "delete diverted event")
+	if err != nil {
+		return err
+	}
+	defer done()
+	var deleted int64
+	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
+		b.Queue(byIndex)
+		b.Queue(s.q(deleteDiverted), pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)).Exec(func(tag pgconn.CommandTag) error {
+			deleted = tag.RowsAffected()
+			return nil
+		})
+	})
+	switch {
+	case err != nil:
+		return wrap("delete diverted event", err)
+	case deleted == 0:
+		return fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
+	}
+	s.watchers.tell(diverted.Change{Kind: diverted.ChangeDeleted, Key: key})
+	return nil
+}

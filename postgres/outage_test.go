@@ -1,0 +1,302 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/postgres"
+)
+
+// named gives the connections of a pool a name, by which they can be ended.
+func named(name string) func(*pgxpool.Config) {
+	return func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["application_name"] = name }
+}
+
+// terminate ends all connections of that name, as an administrator or a failover does.
+func terminate(t testing.TB, admin *pgxpool.Pool, name string) (n int) {
+	t.Helper()
+	err := admin.QueryRow(context.Background(), `
+		SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1) x`, name).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestConnectionsThatDiedInThePoolAreNobodysTrouble(t *testing.T) {
+	is := is.New(t)
+	admin, name := newPool(t), newSchema()
+	s := open(t, newPool(t, named(name)), name)
+	w := newWebhook(t, s, uuid.New())
+	for range 5 {
+		is.True(terminate(t, admin, name) > 0)
+		is.NoErr(accept(t, s, message(t, w))[0].Err)
+		terminate(t, admin, name)
+		is.Equal(len(claim(t, s)), 1)
+		terminate(t, admin, name)
+		_, err := s.FetchWebhook(t.Context(), w.Key())
+		is.NoErr(err)
+	}
+}
+
+func TestWorkGoesOnThroughLostConnections(t *testing.T) {
+	is := is.New(t)
+	admin, name := newPool(t), newSchema()
+	s := open(t, newPool(t, named(name)), name)
+	w := newWebhook(t, s, uuid.New())
+	var mu sync.Mutex
+	deliveries := map[diverted.Key]int{}
+	d, err := diverted.NewDispatcher(s, diverted.Config{
+		Timeout: time.Second, Transport: answered{}, Logger: slog.New(slog.DiscardHandler),
+		Observer: diverted.Observer{Delivered: func(a diverted.Attempt) {
+			mu.Lock()
+			defer mu.Unlock()
+			deliveries[a.Key]++
+		}},
+	})
+	is.NoErr(err)
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error)
+	go func() { ran <- d.Run(ctx) }()
+
+	chaos, calm := context.WithCancel(t.Context())
+	var killer sync.WaitGroup
+	killed := 0
+	killer.Go(func() {
+		for chaos.Err() == nil {
+			killed += terminate(t, admin, name)
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	sent := 0
+	var uncertain int
+	for sent < 500 {
+		e := newEvent(t)
+		for {
+			_, err := d.Send(t.Context(), w.Tenant, w.Locator, e)
+			if err == nil {
+				break
+			}
+			uncertain++ // nobody can know, so it is repeated with the same event
+		}
+		sent++
+	}
+	calm()
+	killer.Wait()
+	is.True(killed > 5)
+	for range 1000 {
+		page, err := s.ListPending(t.Context(), diverted.DivertedQuery{Webhook: w.Key(), Limit: 1})
+		if err == nil && len(page.Deliveries) == 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond) // some wait for the end of a lease
+	}
+	stop()
+	is.NoErr(<-ran)
+	mu.Lock()
+	defer mu.Unlock()
+	is.Equal(len(deliveries), sent)
+	t.Logf("%d connections ended, %d sends repeated", killed, uncertain)
+}
+
+func TestTheListenerReturns(t *testing.T) {
+	is := is.New(t)
+	admin, schema := newPool(t), newSchema()
+	a := open(t, newPool(t), schema)
+	b := open(t, newPool(t, named(schema)), schema)
+	w := newWebhook(t, a, uuid.New())
+	is.Equal(len(claim(t, b)), 0)
+	told := make(chan diverted.Change, 100)
+	defer b.Watch(func(c diverted.Change) { told <- c })()
+	waitForListener(t, b)
+	terminate(t, admin, schema)
+	<-told // at its return, since it may have missed something
+	waitForListener(t, b)
+	for len(told) > 0 {
+		<-told
+	}
+	accept(t, a, message(t, w))
+	select {
+	case <-told:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it is not told")
+	}
+}
+
+func TestAFullPoolHoldsUpACallNoLongerThanItsContext(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t, poolOf(1))
+	s := open(t, pool, newSchema())
+	w := newWebhook(t, s, uuid.New())
+	m := message(t, w)
+	taken, err := pool.Acquire(t.Context())
+	is.NoErr(err)
+	for _, call := range []func(ctx context.Context) error{
+		func(ctx context.Context) error {
+			_, err := s.Accept(ctx, diverted.AcceptRequest{Messages: []diverted.Message{m}})
+			return err
+		},
+		func(ctx context.Context) error {
+			_, err := s.Work(ctx, diverted.WorkRequest{Claim: &diverted.ClaimRequest{Count: 1, Bytes: 1, Lease: time.Minute}, Refresh: true})
+			return err
+		},
+		func(ctx context.Context) error { _, err := s.FetchWebhook(ctx, w.Key()); return err },
+		func(ctx context.Context) error { return s.Suspend(ctx, w.Key()) },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		is.True(isError(call(ctx), context.DeadlineExceeded))
+		cancel()
+	}
+	taken.Release()
+	accept(t, s, m) // whether it was accepted or not
+	is.Equal(len(claim(t, s)), 1)
+}
+
+func TestAStatementTimeoutIsTheCallersError(t *testing.T) {
+	is := is.New(t)
+	admin, schema := newPool(t), newSchema()
+	s := open(t, newPool(t, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["statement_timeout"] = "100" }), schema)
+	w := newWebhook(t, s, uuid.New())
+	tx, err := admin.Begin(t.Context())
+	is.NoErr(err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE `+schema+`.deliveries IN ACCESS EXCLUSIVE MODE`)
+	is.NoErr(err)
+	m := message(t, w)
+	_, err = s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{m}})
+	answer, ok := errors.AsType[*pgconn.PgError](err)
+	is.True(ok)
+	is.Equal(answer.Code, "57014") // query_canceled
+	_, err = s.Work(t.Context(), diverted.WorkRequest{Claim: &diverted.ClaimRequest{Count: 1, Bytes: 1, Lease: time.Minute}, Refresh: true})
+	_, ok = errors.AsType[*pgconn.PgError](err)
+	is.True(ok)
+	is.NoErr(tx.Rollback(t.Context()))
+	is.Equal(accept(t, s, m)[0].Deliveries[0].Status, diverted.Accepted) // nothing was changed
+	is.Equal(len(claim(t, s)), 1)
+}
+
+func TestAServerThatBecomesReadOnlyIsNamed(t *testing.T) {
+	is := is.New(t)
+	var readOnly atomic.Bool
+	pool := newPool(t, func(c *pgxpool.Config) {
+		c.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+			value := "off"
+			if readOnly.Load() {
+				value = "on"
+			}
+			_, err := conn.Exec(ctx, `SET default_transaction_read_only = `+value)
+			return err == nil, err
+		}
+	})
+	s := open(t, pool, newSchema())
+	w := newWebhook(t, s, uuid.New())
+	m := message(t, w)
+	accept(t, s, m)
+	readOnly.Store(true)
+	_, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
+	is.True(isError(err, diverted.ErrReadOnly))
+	_, err = s.Work(t.Context(), diverted.WorkRequest{Claim: &diverted.ClaimRequest{Count: 1, Bytes: 1, Lease: time.Minute}, Refresh: true})
+	is.True(isError(err, diverted.ErrReadOnly))
+	is.True(isError(s.Suspend(t.Context(), w.Key()), diverted.ErrReadOnly))
+	page, err := s.ListPending(t.Context(), diverted.DivertedQuery{Webhook: w.Key()}) // reading goes on
+	is.NoErr(err)
+	is.Equal(len(page.Deliveries), 1)
+	is.True(isError(tryOpen(pool, s.Schema()), diverted.ErrReadOnly))
+	readOnly.Store(false)
+	is.Equal(len(claim(t, s)), 1)
+}
+
+func TestATransactionThatTheServerRefusesToSerializeIsRepeated(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	// A sequence goes on when a transaction rolls back: of three transactions two fail.
+	execute(t, pool, `
+		CREATE SEQUENCE `+schema+`.tries;
+		CREATE FUNCTION `+schema+`.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF nextval('`+schema+`.tries') % 3 <> 0 THEN
+				RAISE EXCEPTION 'could not serialize access' USING ERRCODE = TG_ARGV[0];
+			END IF;
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER fail AFTER INSERT OR UPDATE OR DELETE ON `+schema+`.deliveries FOR EACH STATEMENT EXECUTE FUNCTION `+schema+`.fail('40001')`)
+	for range 5 {
+		is.Equal(accept(t, s, message(t, w))[0].Deliveries[0].Status, diverted.Accepted)
+		c := claim(t, s)
+		is.Equal(len(c), 1)
+		is.Equal(settle(t, s, delivered(c[0])), []diverted.Settled{{}})
+	}
+	// One that goes on failing is told, and not for ever repeated.
+	execute(t, pool, `DROP TRIGGER fail ON `+schema+`.deliveries;
+		CREATE FUNCTION `+schema+`.fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01';
+		END $$;
+		CREATE TRIGGER fail AFTER INSERT ON `+schema+`.deliveries FOR EACH STATEMENT EXECUTE FUNCTION `+schema+`.fails()`)
+	_, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
+	is.True(isError(err, diverted.ErrLocked))
+}
+
+func TestAHostsTransactionHoldsUpNobodyButThoseWhoSendTheSameEvent(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	s := open(t, pool, newSchema())
+	w := newWebhook(t, s, uuid.New())
+	e := newEvent(t)
+	tx, err := pool.Begin(t.Context())
+	is.NoErr(err)
+	_, err = s.SendTx(t.Context(), tx, w.Tenant, w.Locator, e)
+	is.NoErr(err)
+	same, err := diverted.NewMessage(w.Tenant, w.Locator, e)
+	is.NoErr(err)
+	waits := make(chan diverted.MessageResult, 3)
+	for range 3 { // more than there are accepters
+		go func() { waits <- accept(t, s, same)[0] }()
+	}
+	began := time.Now()
+	for time.Since(began) < time.Second {
+		is.NoErr(accept(t, s, message(t, w))[0].Err)
+	}
+	is.Equal(len(waits), 0)
+	is.NoErr(tx.Commit(t.Context()))
+	for range 3 {
+		is.Equal((<-waits).Deliveries[0].Status, diverted.AlreadyPending)
+	}
+}
+
+func TestAFaultOfOneCallIsNotThatOfTheOthers(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	execute(t, pool, `ALTER TABLE `+schema+`.deliveries ADD CHECK (type <> 'bad.type')`) // stands for any fault of a row
+	var group sync.WaitGroup
+	errs := make([]error, 40)
+	for i := range errs {
+		m := message(t, w)
+		if i%4 == 0 {
+			m.EventType = "bad.type"
+		}
+		group.Go(func() {
+			_, errs[i] = s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{m}})
+		})
+	}
+	group.Wait()
+	for i, err := range errs {
+		is.Equal(err != nil, i%4 == 0)
+	}
+	is.Equal(len(claim(t, s)), 30)
+}
+
+var _ diverted.Store = (*postgres.Store)(nil)

@@ -1,0 +1,242 @@
+// Package postgres keeps the webhooks, deliveries and diverted events of package diverted in PostgreSQL,
+// for a service that runs on more than one machine:
+//
+//	pool, err := pgxpool.New(ctx, "postgres://…")
+//	store, err := postgres.Open(ctx, pool, postgres.Config{})
+//	dispatcher, err := diverted.NewDispatcher(store, diverted.Config{})
+//
+// Any number of processes may open the same schema. Their dispatchers share the work: a delivery is
+// claimed by one of them (FOR UPDATE SKIP LOCKED), under a lease that the server's clock measures, so that
+// one that dies loses nothing, and a machine whose clock is wrong changes nothing.
+//
+// [Store.SendTx] and [Store.PublishTx] accept an event as a part of the host's own transaction: it is sent
+// exactly if that commits. [Store.SendSQLTx] and [Store.PublishSQLTx] do the same through database/sql.
+//
+// The directory's README says which servers it runs on, what the limits of a [diverted.Config] mean for
+// several machines, and what an operator should watch.
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/divertedevents/diverted"
+)
+
+// DefaultSchema is the schema of a store whose [Config] names none.
+const DefaultSchema = "diverted"
+
+// maxSchema is the length of the longest name that PostgreSQL keeps whole, in bytes.
+const maxSchema = 63
+
+// Config sets up a [Store]. The zero value of every field means its default.
+type Config struct {
+	// Schema is the PostgreSQL schema that holds everything of the store, 1 to 63 bytes. Open creates it if
+	// it is missing and the role may. Stores of different schemas have nothing to do with each other.
+	// Empty: "diverted".
+	Schema string
+	// NoNotify has the store neither LISTEN nor NOTIFY. Work that other processes and transactions of the
+	// host add is then found within a second. It is for connections through a pooler that gives each
+	// transaction another session, where LISTEN cannot work, and for hosts that commit more than a thousand
+	// transactions with SendTx a second, since PostgreSQL commits those that NOTIFY one after the other.
+	NoNotify bool
+	// Logger is told of what goes on beside the calls of methods: a lost LISTEN connection, a purge that
+	// failed. Nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Store is a [diverted.Store] in a schema of a PostgreSQL database.
+//
+// What many goroutines accept at one moment is merged into one transaction: each commit costs a flush of
+// the server's log, so the batch and not the row sets the speed. Work is a single round trip.
+type Store struct {
+	pool   *pgxpool.Pool
+	log    *slog.Logger
+	schema string
+	// quoted replaces the schema's name in statements.
+	quoted *strings.Replacer
+	texts  sync.Map // of statements, quoted
+	// lock is the key of the advisory lock that keeps apart accepting and deleting webhooks, and of that of
+	// migrations.
+	lock   int64
+	notify bool
+
+	// instance is the upper half of this store's tokens, so that it knows its own claims.
+	instance int64
+	tokens   atomic.Uint32
+
+	hooks     hooks
+	hints     hints
+	room      room
+	watchers  watchers
+	accepting chan *acceptCall
+	news      news
+	purging   chan struct{} // has room for one: a webhook was deleted
+
+	// background is the context of the store's own goroutines, which group awaits.
+	background context.Context
+	stop       context.CancelFunc
+	group      sync.WaitGroup
+
+	// Every method holds mu for reading, Close for writing: it waits for the calls under way.
+	mu     sync.RWMutex
+	closed bool
+}
+
+var (
+	_ diverted.Store   = (*Store)(nil)
+	_ diverted.Watcher = (*Store)(nil)
+)
+
+// Open makes a store in the database of pool, and brings its schema up to date; any number of processes
+// may do so at the same moment. The store uses pool, which stays the caller's and must outlive it, and
+// one connection of its own to LISTEN on.
+//
+// The errors are [diverted.ErrInvalid] for a nil pool or an impossible schema name,
+// [diverted.ErrUnsupported] for a server before PostgreSQL 13, a database whose encoding is not UTF-8 and
+// a role that lacks a right, [diverted.ErrTooNew] for a schema that a newer release wrote,
+// [diverted.ErrForeign] for one of another program, [diverted.ErrReadOnly] for a standby, and those of
+// the connection.
+func Open(ctx context.Context, pool *pgxpool.Pool, c Config) (*Store, error) {
+	if pool == nil {
+		return nil, invalid("pool", "must not be nil")
+	}
+	if c.Schema == "" {
+		c.Schema = DefaultSchema
+	}
+	if len(c.Schema) > maxSchema || strings.ContainsRune(c.Schema, 0) || strings.HasPrefix(c.Schema, "pg_") {
+		return nil, invalid("Schema", fmt.Sprintf("must be 1 to %d bytes, without NUL, and must not begin with pg_", maxSchema))
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	key := fnv.New64a()
+	key.Write([]byte("diverted/" + c.Schema))
+	s := &Store{
+		pool:      pool,
+		log:       c.Logger,
+		schema:    c.Schema,
+		quoted:    strings.NewReplacer("diverted.", pgx.Identifier{c.Schema}.Sanitize()+"."),
+		lock:      int64(key.Sum64()),
+		notify:    !c.NoNotify,
+		instance:  1 + rand.Int64N(1<<31-1),
+		accepting: make(chan *acceptCall, maxMerged),
+		purging:   make(chan struct{}, 1),
+	}
+	s.hooks.init()
+	s.hints.init()
+	s.news.init()
+	if err := s.migrate(ctx); err != nil {
+		return nil, wrap("open database", err)
+	}
+	if err := s.voidDues(ctx); err != nil {
+		return nil, wrap("open database", err)
+	}
+	s.background, s.stop = context.WithCancel(context.Background())
+	for range accepters {
+		s.group.Go(s.accept)
+	}
+	s.group.Go(s.purge)
+	if s.notify {
+		s.group.Go(s.listen)
+		s.group.Go(s.announce)
+	}
+	return s, nil
+}
+
+// Close waits for the calls under way and ends the store; its pool stays open. Closing again returns nil.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	close(s.accepting)
+	s.stop()
+	s.group.Wait()
+	return nil
+}
+
+// begin begins a method: it fails if the store is closed, or ctx has ended. done ends it.
+func (s *Store) begin(ctx context.Context, action string) (done func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	if s.closed {
+		s.mu.RUnlock()
+		return nil, fmt.Errorf("diverted: %s: store: %w", action, diverted.ErrClosed)
+	}
+	return s.mu.RUnlock, nil
+}
+
+// q returns a statement, which is written for the default schema, for the schema of this store.
+func (s *Store) q(text string) string {
+	if s.schema == DefaultSchema {
+		return text
+	}
+	if quoted, ok := s.texts.Load(text); ok {
+		return quoted.(string)
+	}
+	quoted := s.quoted.Replace(text)
+	s.texts.Store(text, quoted)
+	return quoted
+}
+
+// token returns a token that no claim has: the instance, and a number that does not return soon.
+func (s *Store) token() int64 { return s.instance<<32 | int64(s.tokens.Add(1)) }
+
+func invalid(path, detail string) error {
+	return &diverted.InvalidError{Fields: []diverted.FieldError{{Path: path, Detail: detail}}}
+}
+
+// Watch is as in [diverted.Watcher].
+func (s *Store) Watch(f func(diverted.Change)) (stop func()) { return s.watchers.add(f) }
+
+// watchers are the functions that want to be told of changes.
+type watchers struct {
+	mu    sync.Mutex
+	funcs map[int]func(diverted.Change)
+	next  int
+}
+
+func (w *watchers) add(f func(diverted.Change)) (stop func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.funcs == nil {
+		w.funcs = make(map[int]func(diverted.Change))
+	}
+	id := w.next
+	w.next++
+	w.funcs[id] = f
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.funcs, id)
+	}
+}
+
+func (w *watchers) tell(changes ...diverted.Change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.funcs {
+		for _, c := range changes {
+			f(c)
+		}
+	}
+}
+
+// webhookChange is a change to a webhook.
+func webhookChange(kind diverted.ChangeKind, key diverted.WebhookKey) diverted.Change {
+	return diverted.Change{Kind: kind, Key: diverted.Key{Tenant: key.Tenant, Webhook: key.Webhook}}
+}

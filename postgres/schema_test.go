@@ -1,0 +1,161 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/postgres"
+)
+
+func tryOpen(pool *pgxpool.Pool, schema string) error {
+	s, err := postgres.Open(context.Background(), pool, postgres.Config{Schema: schema})
+	if err == nil {
+		s.Close()
+	}
+	return err
+}
+
+func execute(t testing.TB, pool *pgxpool.Pool, text string, args ...any) {
+	t.Helper()
+	if _, err := pool.Exec(context.Background(), text, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTenProcessesMayStartAtOnce(t *testing.T) {
+	is := is.New(t)
+	schema := newSchema()
+	var group sync.WaitGroup
+	errs := make([]error, 10)
+	for i := range errs {
+		pool := newPool(t, poolOf(2))
+		group.Go(func() { errs[i] = tryOpen(pool, schema) })
+	}
+	group.Wait()
+	for _, err := range errs {
+		is.NoErr(err)
+	}
+	var applied int
+	is.NoErr(newPool(t).QueryRow(t.Context(), `SELECT count(*) FROM `+schema+`.migrations`).Scan(&applied))
+	is.Equal(applied, 1)
+}
+
+func TestASchemaMayHaveAnyName(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	for _, schema := range []string{`Über"s; DROP`, "diverted.", strings.Repeat("x", 63), ""} {
+		s := open(t, pool, schema)
+		w := newWebhook(t, s, uuid.New())
+		_, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
+		is.NoErr(err)
+		is.Equal(len(claim(t, s)), 1)
+	}
+	for _, schema := range []string{strings.Repeat("x", 64), "pg_diverted", "a\x00b"} {
+		is.True(isError(tryOpen(pool, schema), diverted.ErrInvalid))
+	}
+	is.True(isError(tryOpen(nil, ""), diverted.ErrInvalid))
+}
+
+func TestStoresOfTwoSchemasHaveNothingToDoWithEachOther(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	a, b := open(t, pool, newSchema()), open(t, pool, newSchema())
+	w := newWebhook(t, a, uuid.New())
+	_, err := a.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
+	is.NoErr(err)
+	_, err = b.FetchWebhook(t.Context(), w.Key())
+	is.True(isError(err, diverted.ErrNotFound))
+	is.Equal(len(claim(t, b)), 0)
+	is.Equal(len(claim(t, a)), 1)
+}
+
+func TestASchemaOfAnotherProgramIsForeign(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	for _, table := range []string{"orders (id int)", "migrations (version int)"} {
+		schema := newSchema()
+		execute(t, pool, `CREATE SCHEMA `+schema)
+		is.NoErr(tryOpen(pool, schema)) // an empty one is not
+		execute(t, pool, `DROP SCHEMA `+schema+` CASCADE; CREATE SCHEMA `+schema+`; CREATE TABLE `+schema+`.`+table)
+		err := tryOpen(pool, schema)
+		is.True(isError(err, diverted.ErrForeign))
+		is.True(strings.Contains(err.Error(), "Config.Schema"))
+	}
+}
+
+func TestASchemaIsOpenedByTheReleasesThatItsMinimumAllows(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	schema := newSchema()
+	is.NoErr(tryOpen(pool, schema))
+	execute(t, pool, `INSERT INTO `+schema+`.migrations (version, minimum) VALUES (99, 1)`) // a deploy that is rolled back
+	is.NoErr(tryOpen(pool, schema))
+	execute(t, pool, `UPDATE `+schema+`.migrations SET minimum = 98 WHERE version = 99`)
+	is.True(isError(tryOpen(pool, schema), diverted.ErrTooNew))
+}
+
+func TestADatabaseOfAnotherEncodingIsUnsupported(t *testing.T) {
+	is := is.New(t)
+	name := fmt.Sprintf("%s_ascii", database)
+	execute(t, newPool(t), `CREATE DATABASE `+name+` ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`)
+	pool := newPool(t, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
+	err := tryOpen(pool, "")
+	pool.Close()
+	execute(t, newPool(t), `DROP DATABASE `+name)
+	is.True(isError(err, diverted.ErrUnsupported))
+}
+
+// role makes a role that may log in and nothing else, and a pool of its connections.
+func role(t *testing.T) (string, *pgxpool.Pool) {
+	t.Helper()
+	admin := newPool(t)
+	name := fmt.Sprintf("%s_%s", database, newSchema())
+	execute(t, admin, `CREATE ROLE `+name+` LOGIN`)
+	t.Cleanup(func() { execute(t, newPool(t), `DROP OWNED BY `+name+`; DROP ROLE `+name) })
+	return name, newPool(t, func(c *pgxpool.Config) { c.ConnConfig.User = name; c.ConnConfig.Password = "" })
+}
+
+func TestARightThatIsMissingIsNamed(t *testing.T) {
+	is := is.New(t)
+	admin, schema := newPool(t), newSchema()
+	name, pool := role(t)
+	for _, step := range []struct{ grant, lacks string }{
+		{"", "CREATE on the database"},
+		{`CREATE SCHEMA ` + schema, "USAGE and CREATE on the schema"},
+		{`GRANT USAGE ON SCHEMA ` + schema + ` TO ` + name, "USAGE and CREATE on the schema"},
+	} {
+		if step.grant != "" {
+			execute(t, admin, step.grant)
+		}
+		err := tryOpen(pool, schema)
+		is.True(isError(err, diverted.ErrUnsupported))
+		is.True(strings.Contains(err.Error(), step.lacks))
+	}
+	execute(t, admin, `GRANT CREATE ON SCHEMA `+schema+` TO `+name)
+	is.NoErr(tryOpen(pool, schema))
+}
+
+func TestARoleThatMayOnlyReadAndWriteRowsUsesASchemaThatIsThere(t *testing.T) {
+	is := is.New(t)
+	admin, schema := newPool(t), newSchema()
+	is.NoErr(tryOpen(admin, schema))
+	name, pool := role(t)
+	execute(t, admin, `GRANT USAGE ON SCHEMA `+schema+` TO `+name+`;
+		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA `+schema+` TO `+name)
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	_, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
+	is.NoErr(err)
+	c := claim(t, s)
+	is.Equal(len(c), 1)
+	is.NoErr(s.Suspend(t.Context(), w.Key()))
+	is.NoErr(s.DeleteWebhook(t.Context(), w.Key(), true))
+}
