@@ -1,0 +1,36 @@
+# Everything here is a short form of commands that work without make.
+
+.PHONY: load test race lint bench micro crash model check
+
+test:           ## the README's test command
+	go test ./...
+
+race:           ## in random order, under the race detector
+	go test -race -shuffle=on ./...
+
+lint:           ## silent if all is well
+	gofmt -l .
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+BENCH ?= -out ../docs
+bench:          ## our figures, the bare loops' and the peers', and which aims are met; writes docs/performance*.{csv,svg}
+	cd bench && go run . $(BENCH)
+
+micro:          ## micro-benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+KILLS ?= 200
+crash:          ## kills a service under load KILLS times, and counts what was lost
+	CRASH_KILLS=$(KILLS) go test -v -count=1 -timeout 60m -run Kills ./internal/crashtest
+
+STEPS ?= 1000000
+model:          ## holds every store against the plain model, for about STEPS steps each
+	cd internal/modeltest && MODEL_STEPS=$(STEPS) go test -v -count=1 -timeout 0 ./...
+
+DURATION ?= 10m
+load:           ## keeps a dispatcher under load for DURATION, and watches what it uses
+	LOAD_DURATION=$(DURATION) go test -v -count=1 -timeout 60m ./internal/loadtest
+
+check:          ## all that is checked before a change is merged
+	.ci/run

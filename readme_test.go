@@ -1,0 +1,70 @@
+package diverted_test
+
+import (
+	_ "embed"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+)
+
+//go:embed README.md
+var readme string
+
+//go:embed example_readme_test.go
+var readmeCode string
+
+//go:embed store_memory_test.go
+var readmeContract string
+
+func TestReadmeShowsCodeThatCompiles(t *testing.T) {
+	is := is.New(t)
+	flat := func(s string) string {
+		var lines []string
+		for line := range strings.Lines(s) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		return strings.Join(lines, "\n")
+	}
+	code := flat(readmeCode + readmeContract)
+	blocks := strings.Split(readme, "```go\n")[1:]
+	is.True(len(blocks) >= 4)
+	for _, block := range blocks {
+		block, _, found := strings.Cut(block, "```")
+		is.True(found)
+		if !strings.Contains(code, flat(block)) {
+			t.Errorf("this block of README.md is in no test file:\n%s", block)
+		}
+	}
+}
+
+func TestReadmeShowsAMessageThatVerifies(t *testing.T) {
+	is := is.New(t)
+	_, message, found := strings.Cut(readme, "    POST /hook HTTP/1.1\n")
+	is.True(found)
+	header := http.Header{}
+	var body string
+	for line := range strings.Lines(message) {
+		line, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "    ")
+		if name, value, isHeader := strings.Cut(line, ": "); ok && isHeader && body == "" && !strings.HasPrefix(line, "{") {
+			header.Set(name, value)
+		} else if strings.HasPrefix(line, "{") {
+			body = line
+			break
+		}
+	}
+	seconds, err := strconv.ParseInt(header.Get("webhook-timestamp"), 10, 64)
+	is.NoErr(err)
+	signature, err := diverted.Sign(header.Get("webhook-id"), time.Unix(seconds, 0), []byte(body), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	is.NoErr(err)
+	is.Equal(header.Get("webhook-signature"), signature)
+	event, err := diverted.DecodeEvent([]byte(body))
+	is.NoErr(err)
+	is.Equal(event.Locator.String(), header.Get("webhook-id"))
+	is.Equal(event.Timestamp.Unix(), seconds)
+}
