@@ -36,6 +36,10 @@ type Config struct {
 	// them up, up to 10 min. 0: 20 s. Negative: none.
 	GracePeriod time.Duration
 
+	// Retention has diverted events, and what suspended webhooks hold, deleted by age or number, in small steps
+	// while Run runs; each is logged and observed. It needs a store that is a [RetentionStore]. Zero: all is kept.
+	Retention Retention
+
 	// UserAgent is the header of that name on every request. Empty: "diverted (+https://github.com/divertedevents/diverted)".
 	UserAgent string
 	// AllowedNetworks opens networks that the address guard refuses, such as 127.0.0.0/8 in tests or an
@@ -55,6 +59,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Observer is told what happened, after it was committed. Metrics are built on it.
 	Observer Observer
+	// Tracer connects attempts with the spans that sent their events. Nil: none.
+	Tracer Tracer
 }
 
 // The defaults of a [Config].

@@ -225,6 +225,9 @@ type DivertedEvent struct {
 	RequestLocator ulid.ULID
 	// Failure is the last one, the one that set the delivery aside.
 	Failure Failure
+	// Failures are those of its attempts, Failure the last of them, oldest first, those before a resend
+	// included: at most the last [MaxFailures]. Lists leave it nil unless they are asked for it.
+	Failures []Failure
 	// EventType is the event's type.
 	EventType string
 	// Attempts counts the attempts made since it was accepted or last resent.
@@ -234,7 +237,12 @@ type DivertedEvent struct {
 	AcceptedAt, DivertedAt time.Time
 	// Body is the encoded event (see [DecodeEvent]). Lists leave it nil.
 	Body []byte
+	// Expunged: the body was forgotten on request, see [RetentionStore.Expunge].
+	Expunged bool
 }
+
+// MaxFailures is how many failures are kept of a delivery.
+const MaxFailures = 20
 
 // Validate returns nil if [DivertedStore.Divert] may take the event, else an [InvalidError] that names
 // every field at fault.

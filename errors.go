@@ -21,6 +21,8 @@ var (
 	// ErrWebhookUnknown: the diverted event is there, but the store does not know its webhook, since the
 	// host only diverts to this store and delivers by itself.
 	ErrWebhookUnknown = errors.New("webhook is not known to the store")
+	// ErrExpunged: the body of the diverted event was expunged, so it cannot be sent again.
+	ErrExpunged = errors.New("event was expunged")
 	// ErrNotEmpty: the webhook still has pending or diverted events.
 	ErrNotEmpty = errors.New("webhook still has events")
 	// ErrFull: the store, or the webhook's share of it, has no room. Nothing was accepted.

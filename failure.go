@@ -84,6 +84,12 @@ type Failure struct {
 	Excerpt string `json:"excerpt,omitempty"`
 	// At is when the attempt ended.
 	At time.Time `json:"at"`
+	// Attempt counts the attempts of the budget up to this one, from 1. 0: none was made.
+	Attempt int `json:"attempt,omitempty"`
+	// Duration is how long the attempt took.
+	Duration time.Duration `json:"duration,omitempty"`
+	// RetryAfter is the wait that the answer asked for (RFC 9110, section 10.2.3), as it was asked. 0: none.
+	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 }
 
 // FailureHandling says what becomes of deliveries whose attempts fail. A webhook without one has

@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -43,6 +44,20 @@ type Observer struct {
 	// Resent: a diverted event is pending again. Deleted: it is gone.
 	Resent  func(Key)
 	Deleted func(Key)
+	// Purged: Config.Retention had something of a webhook deleted.
+	Purged func(Purged)
+}
+
+// Tracer connects attempts with the spans that sent their events, see [Config.Tracer]. Its methods must be
+// quick and safe for concurrent use; one that panics is contained and logged.
+type Tracer interface {
+	// Accepting returns what identifies the span of ctx, as the header traceparent of W3C Trace Context
+	// (https://www.w3.org/TR/trace-context/) does; "" for none. It is kept with what is sent and published
+	// in ctx; anything but a header of version 00, which has 55 characters, is not.
+	Accepting(ctx context.Context) (traceparent string)
+	// Attempting begins the span of an attempt, of which Failure, Status and Duration are not known yet. If
+	// traceparent is not "", the request carries it. end ends the span.
+	Attempting(attempt Attempt) (traceparent string, end func(Attempt))
 }
 
 // Attempt is one HTTP POST of a delivery, for an [Observer].
@@ -63,6 +78,8 @@ type Attempt struct {
 	Failure *Failure
 	// Wait is the time until the next attempt, of an attempt that is retried.
 	Wait time.Duration
+	// TraceParent is what the [Tracer] said when the event was accepted, "" for nothing.
+	TraceParent string
 }
 
 // observed calls a function of the [Observer], if there is one, and contains its panics.

@@ -68,6 +68,10 @@ type DivertedStore interface {
 // DivertedQuery selects diverted events of one webhook.
 type DivertedQuery struct {
 	Webhook WebhookKey
+	// Filter selects among the webhook's diverted events. Zero: all. A list of pending deliveries takes none.
+	Filter DivertedFilter
+	// Failures asks for the failures of all attempts, see [DivertedEvent.Failures].
+	Failures bool
 	// After leaves out all up to and including this event locator. Zero: none.
 	After ulid.ULID
 	// Offset leaves out so many of what remains, ≥ 0. Its cost grows with it; After costs the same at any
@@ -80,6 +84,9 @@ type DivertedQuery struct {
 // WithDefaults returns the query with its default limit, or an [InvalidError] if it breaks a rule. Every
 // store calls it first.
 func (q DivertedQuery) WithDefaults() (DivertedQuery, error) {
+	if err := q.Filter.Validate(); err != nil {
+		return q, err
+	}
 	var err error
 	q.Limit, err = page(q.Offset, q.Limit)
 	return q, err
@@ -269,6 +276,8 @@ type Message struct {
 	RequestLocator ulid.ULID
 	EventType      string
 	Body           []byte
+	// TraceParent identifies the span that sends it, see [Tracer]. Empty: none.
+	TraceParent string
 }
 
 // NewMessage encodes an event for one webhook, or for all that subscribe if webhook is zero. The error,
@@ -477,6 +486,8 @@ type Claim struct {
 	EventType      string
 	Body           []byte
 	AcceptedAt     time.Time
+	// TraceParent is the message's.
+	TraceParent string
 	// Attempts counts those made in this budget. Losses counts the claims lost since the last outcome.
 	Attempts int
 	Losses   int
