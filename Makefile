@@ -1,6 +1,6 @@
 # Everything here is a short form of commands that work without make.
 
-.PHONY: load test race lint bench micro crash model check
+.PHONY: load test race lint bench micro crash cluster model check
 
 test:           ## the README's test command
 	go test ./...
@@ -23,6 +23,10 @@ micro:          ## micro-benchmarks
 KILLS ?= 200
 crash:          ## kills a service under load KILLS times, and counts what was lost
 	CRASH_KILLS=$(KILLS) go test -v -count=1 -timeout 60m -run Kills ./internal/crashtest
+
+DELIVERIES ?= 100000
+cluster:        ## three dispatchers on PostgreSQL, one killed every two seconds, and the server itself three times
+	cd postgres && CRASH_KILLS=$(KILLS) CLUSTER_DELIVERIES=$(DELIVERIES) go test -v -count=1 -timeout 60m -run 'Kills|DieLoseNothing' .
 
 STEPS ?= 1000000
 model:          ## holds every store against the plain model, for about STEPS steps each

@@ -2,8 +2,8 @@
 // under load, kills it with SIGKILL at random moments, starts it again, and at the end holds every event
 // that was acknowledged against the receiver's own log and the store.
 //
-// [Run] is the parent, which owns the receiver and judges. [Service] is the child. A test of a store
-// calls both:
+// [Run] is the parent, which owns the receiver and judges. [Service] is the child. [RunCluster] does the
+// same with several services at once, on a server that dies too. A test of a store calls both:
 //
 //	func TestMain(m *testing.M) {
 //		crashtest.Service(open) // does not return in a child
@@ -50,21 +50,27 @@ type Config struct {
 // Report is what a [Run] found.
 type Report struct {
 	Kills        int
+	Restarts     int // of the server
 	Acknowledged int
 	// What became of those that were acknowledged.
 	Delivered, Diverted, Pending, Deleted, Lost int
 	// Damaged counts bodies that arrived otherwise than they were accepted.
 	Damaged int
-	// Explained counts repetitions that a kill explains, Unexplained all others.
-	Explained, Unexplained int
+	// Explained counts repetitions that a kill explains, Resent those of events that the service sent again
+	// because it was not told what became of the first call, Unexplained all others.
+	Explained, Resent, Unexplained int
 	// Faults says, for the first few that are lost, damaged or unexplained, what happened.
 	Faults []string
 }
 
 // String returns the report in one line.
 func (r Report) String() string {
-	return fmt.Sprintf("kills %d, acknowledged %d, delivered %d, diverted %d, pending %d, deleted %d, lost %d, damaged %d, duplicates explained %d, unexplained %d",
+	text := fmt.Sprintf("kills %d, acknowledged %d, delivered %d, diverted %d, pending %d, deleted %d, lost %d, damaged %d, duplicates explained %d, unexplained %d",
 		r.Kills, r.Acknowledged, r.Delivered, r.Diverted, r.Pending, r.Deleted, r.Lost, r.Damaged, r.Explained, r.Unexplained)
+	if r.Restarts > 0 {
+		text += fmt.Sprintf(", sent again by the host %d, restarts of the server %d", r.Resent, r.Restarts)
+	}
+	return text
 }
 
 func (r *Report) fault(format string, args ...any) {
@@ -143,6 +149,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 // child is a running service.
 type child struct {
 	command *exec.Cmd
+	stdin   io.WriteCloser
 	done    chan error // the end of its output and of the process
 }
 
@@ -161,10 +168,14 @@ func start(ctx context.Context, c Config, r *receiver, generation int, mode stri
 	if err != nil {
 		return nil, err
 	}
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
 	if err := command.Start(); err != nil {
 		return nil, err
 	}
-	ch := &child{command: command, done: make(chan error, 1)}
+	ch := &child{command: command, stdin: stdin, done: make(chan error, 1)}
 	go func() {
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
@@ -175,6 +186,7 @@ func start(ctx context.Context, c Config, r *receiver, generation int, mode stri
 			err = fmt.Errorf("%w: %s", err, stderr.String())
 		}
 		ch.done <- err
+		close(ch.done)
 	}()
 	return ch, nil
 }
@@ -199,6 +211,11 @@ func Test(t *testing.T, c Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	check(t, report)
+}
+
+func check(t *testing.T, report Report) {
+	t.Helper()
 	t.Log(report)
 	for _, fault := range report.Faults {
 		t.Error(fault)

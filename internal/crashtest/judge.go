@@ -28,11 +28,16 @@ type ledger struct {
 	mu       sync.Mutex
 	accepted map[id]string // the hash of the body
 	deleting map[id]bool
+	resent   map[id]bool       // by the host, after an error
 	kills    map[int]time.Time // by generation
+	outages  []span            // of the store's server
 }
 
+// span is a time in which no service could settle anything.
+type span struct{ from, to time.Time }
+
 func newLedger() *ledger {
-	return &ledger{accepted: make(map[id]string), deleting: make(map[id]bool), kills: make(map[int]time.Time)}
+	return &ledger{accepted: make(map[id]string), deleting: make(map[id]bool), resent: make(map[id]bool), kills: make(map[int]time.Time)}
 }
 
 // note reads a line of a service's. A line that a kill cut short was not acknowledged.
@@ -44,6 +49,8 @@ func (l *ledger) note(line string) {
 		l.accepted[id{f[1], f[2]}] = f[3]
 	case len(f) == 3 && f[0] == "deleting":
 		l.deleting[id{f[1], f[2]}] = true
+	case len(f) == 3 && f[0] == "resending":
+		l.resent[id{f[1], f[2]}] = true
 	}
 }
 
@@ -51,6 +58,12 @@ func (l *ledger) killed(generation int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.kills[generation] = time.Now()
+}
+
+func (l *ledger) outage(from, to time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.outages = append(l.outages, span{from, to})
 }
 
 func (l *ledger) size() int {
@@ -123,7 +136,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	w.WriteHeader(status)
 }
 
-// settleTime is how long before a kill an answer may have come whose settling the kill prevented.
+// settleTime is how long before a kill an answer may have come whose settling the kill prevented, not counting
+// the time in which nothing could be settled.
 const settleTime = 2 * time.Second
 
 // judge holds what was acknowledged against what was received and what the store keeps.
@@ -149,10 +163,9 @@ func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, ki
 	if err != nil {
 		return report, err
 	}
-	for key, hash := range l.accepted {
-		receipts := r.receipts[key]
+	for key := range l.accepted {
 		switch {
-		case len(receipts) > 0:
+		case len(r.receipts[key]) > 0:
 			report.Delivered++
 		case diverts[key]:
 			report.Diverted++
@@ -165,17 +178,24 @@ func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, ki
 			report.Lost++
 			report.fault("%s at %s is lost", key.event, key.webhook)
 		}
+	}
+	for key, receipts := range r.receipts {
+		hash, acknowledged := l.accepted[key]
+		if !acknowledged {
+			hash = receipts[0].hash
+		}
 		for i, got := range receipts {
 			if got.hash != hash {
 				report.Damaged++
 				report.fault("%s at %s arrived with another body", key.event, key.webhook)
 			}
-			if i == 0 {
-				continue
-			}
-			if l.explains(receipts[i-1], got) {
+			switch {
+			case i == 0:
+			case l.explains(receipts[i-1], got):
 				report.Explained++
-			} else {
+			case l.resent[key]:
+				report.Resent++
+			default:
 				report.Unexplained++
 				report.fault("%s at %s was delivered by generation %s and again, %s later, by generation %s", key.event, key.webhook,
 					receipts[i-1].generation, got.at.Sub(receipts[i-1].at), got.generation)
@@ -192,8 +212,26 @@ func (l *ledger) explains(first, again receipt) bool {
 	if _, err := fmt.Sscan(first.generation, &generation); err != nil || first.generation == again.generation {
 		return false
 	}
-	kill, ok := l.kills[generation]
-	return ok && kill.Sub(first.at) < settleTime && again.at.After(first.at)
+	kill, killed := l.kills[generation]
+	between := kill.Sub(first.at)
+	for _, o := range l.outages {
+		between -= max(earlier(kill, o.to).Sub(later(first.at, o.from)), 0)
+	}
+	return killed && between < settleTime && again.at.After(first.at)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // keep lists all that a store has of the webhooks.

@@ -23,10 +23,16 @@ const senders = 16
 // Service is the child of a [Run]. It returns at once in any other process, and never in a child.
 func Service(open Open) {
 	mode := os.Getenv("CRASHTEST_MODE")
-	if mode == "" {
+	var err error
+	switch mode {
+	case "":
 		return
+	case modeShare, modeDeliver:
+		err = serveCluster(open, mode)
+	default:
+		err = serve(open, mode)
 	}
-	if err := serve(open, mode); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -43,12 +49,7 @@ func serve(open Open, mode string) error {
 	if err := putWebhooks(ctx, store, os.Getenv("CRASHTEST_RECEIVER")); err != nil {
 		return err
 	}
-	dispatcher, err := diverted.NewDispatcher(store, diverted.Config{
-		Timeout:         attemptTimeout,
-		UserAgent:       "generation " + os.Getenv("CRASHTEST_GENERATION"),
-		AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Logger:          slog.New(slog.DiscardHandler),
-	})
+	dispatcher, err := newDispatcher(store, attemptTimeout)
 	if err != nil {
 		return err
 	}
@@ -74,10 +75,19 @@ func serve(open Open, mode string) error {
 	var group sync.WaitGroup
 	faults := make(chan error, senders+1)
 	for i := range senders {
-		group.Go(func() { faults <- send(ctx, dispatcher, rand.New(rand.NewPCG(seed, uint64(i)))) })
+		group.Go(func() { faults <- send(ctx, dispatcher, rand.New(rand.NewPCG(seed, uint64(i))), false) })
 	}
 	group.Go(func() { faults <- meddle(ctx, store, rand.New(rand.NewPCG(seed, senders))) })
 	return <-faults // until it is killed
+}
+
+func newDispatcher(store diverted.Store, timeout time.Duration) (*diverted.Dispatcher, error) {
+	return diverted.NewDispatcher(store, diverted.Config{
+		Timeout:         timeout,
+		UserAgent:       "generation " + os.Getenv("CRASHTEST_GENERATION"),
+		AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Logger:          slog.New(slog.DiscardHandler),
+	})
 }
 
 func putWebhooks(ctx context.Context, store diverted.Store, receiver string) error {
@@ -101,8 +111,8 @@ func putWebhooks(ctx context.Context, store diverted.Store, receiver string) err
 }
 
 // send accepts events, and tells the parent of each that is durable. A line is written by one call, so
-// that a kill cannot tear it.
-func send(ctx context.Context, d *diverted.Dispatcher, random *rand.Rand) error {
+// that a kill cannot tear it. An error ends it, or, if it is to persist, has it send the same event again.
+func send(ctx context.Context, d *diverted.Dispatcher, random *rand.Rand, persist bool) error {
 	payloads := testdata.Payloads()
 	names := []string{"good", "good", "good", "good", "slow", "flaky", "failing", "suspend"}
 	for {
@@ -116,8 +126,16 @@ func send(ctx context.Context, d *diverted.Dispatcher, random *rand.Rand) error 
 		if err != nil {
 			return err
 		}
-		if _, err := d.Send(ctx, tenant, webhooks[name], event); err != nil {
-			return err
+		for {
+			_, err := d.Send(ctx, tenant, webhooks[name], event)
+			if err == nil {
+				break
+			}
+			if !persist || ctx.Err() != nil {
+				return err
+			}
+			fmt.Printf("resending %s %s\n", name, event.Locator)
+			pause(ctx, 50*time.Millisecond)
 		}
 		fmt.Printf("accepted %s %s %x\n", name, event.Locator, sha256.Sum256(body))
 	}
