@@ -84,6 +84,12 @@ var aims = []aim{
 	{14, "unsuspend of 100,000 at a receiver that takes 500 a second: most that it sees in a second", "requests", figure{"unsuspend", "most"}, nil, "", atMost(1000)},
 	{14, "budgets that are spent on its 429s", "deliveries", figure{"unsuspend", "given-up"}, nil, "", atMost(0)},
 	{14, "time until it takes 450 a second", "s", figure{"unsuspend", "reached"}, nil, "", atMost(10)},
+	{15, "PostgreSQL: `Send` from 64 goroutines", "/s", figure{"pg-send-64", "rate"},
+		[]figure{{"pg-river-insert-64", "rate"}}, "River: insert one, 64 goroutines", atLeast(3)},
+	{16, "PostgreSQL: drain of 100,000 over 10 webhooks, one process", "/s", figure{"pg-drain", "rate"},
+		[]figure{{"pg-river-work", "rate"}}, "River: work by POST", atLeast(1.5)},
+	{17, "PostgreSQL: drain with 1,000,000 pending", "/s", figure{"pg-drain-1000000", "rate"},
+		[]figure{{"pg-drain-10000", "rate"}}, "with 10,000 pending", atLeast(0.8)},
 }
 
 // reference is a figure that is no aim: a peer's, or of a bare loop, measured with the aims of a row.
@@ -111,6 +117,10 @@ var references = []reference{
 	{5, "goqite: lateness of 1,000 delayed messages due at one moment, 99th percentile", "ms", figure{"goqite-late", "p99"}},
 	{8, "resident memory, idle, 1,000,000 pending", "MiB", figure{"memory", "full"}},
 	{14, "what the receiver takes of it, on average of 20 s", "/s", figure{"unsuspend", "taken"}},
+	{15, "PostgreSQL, River: insert one, 64 goroutines", "/s", figure{"pg-river-insert-64", "rate"}},
+	{16, "PostgreSQL, River: work by POST", "/s", figure{"pg-river-work", "rate"}},
+	{16, "PostgreSQL: the same drain, two processes", "/s", figure{"pg-drain-2", "rate"}},
+	{16, "PostgreSQL: the same drain, four processes", "/s", figure{"pg-drain-4", "rate"}},
 }
 
 // selected returns the aims and references of the rows, all of them if there are none, and the probes that

@@ -34,6 +34,8 @@ func main() {
 		err = mainProbe(ctx, args)
 	case "receiver": // started by a probe
 		err = mainReceiver()
+	case "dispatch": // started by a probe
+		err = mainDispatch(ctx, args)
 	case "load": // started by a probe
 		err = mainLoad(ctx, args)
 	default:
@@ -78,7 +80,7 @@ func mainRun(ctx context.Context, args []string) error {
 	if err := r.report(os.Stdout, *out); err != nil {
 		return err
 	}
-	if n := len(r.failures); n > 0 {
+	if n := r.faults(); n > 0 {
 		return fmt.Errorf("%d probes failed", n)
 	}
 	return nil

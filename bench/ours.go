@@ -10,13 +10,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// ours is the library under test: a store in SQLite and a dispatcher on it.
+// ours is the library under test: a store, in SQLite or PostgreSQL, and a dispatcher on it.
 //
 // Of diverted.Config it sets AllowedNetworks, since the receiver is on this machine; Logger, since a
 // hundred thousand warnings are for a file and not for a terminal; and, where a probe has to know what was
 // delivered, Observer. All else is the default.
 type ours struct {
-	store      *diverted.SQLiteStore
+	store      diverted.Store
 	dispatcher *diverted.Dispatcher
 	tenant     uuid.UUID
 	webhooks   []diverted.Webhook
@@ -25,11 +25,15 @@ type ours struct {
 // openOurs opens a store, new or not, and a dispatcher on it that does not run yet.
 func openOurs(p *probe, observer diverted.Observer, change ...func(*diverted.Config)) (*ours, error) {
 	o := &ours{tenant: tenant}
-	store, err := diverted.OpenSQLite(p.ctx, p.path("diverted.db"))
+	var err error
+	if p.postgres == "" {
+		o.store, err = diverted.OpenSQLite(p.ctx, p.path("diverted.db"))
+	} else {
+		o.store, err = openStore(p.ctx, p.postgres)
+	}
 	if err != nil {
 		return nil, err
 	}
-	o.store = store
 	config := diverted.Config{
 		AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Logger:          slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -38,9 +42,9 @@ func openOurs(p *probe, observer diverted.Observer, change ...func(*diverted.Con
 	for _, f := range change {
 		f(&config)
 	}
-	o.dispatcher, err = diverted.NewDispatcher(store, config)
+	o.dispatcher, err = diverted.NewDispatcher(o.store, config)
 	if err != nil {
-		store.Close()
+		o.store.Close()
 		return nil, err
 	}
 	return o, nil

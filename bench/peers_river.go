@@ -11,14 +11,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
 	"github.com/riverqueue/river/rivertype"
 )
 
-// River is tuned: it fetches as often as it can be told to and has room for many jobs at once. Its driver
-// asks for a pool of one connection, and more make it slower.
+// River is tuned: it fetches as often as it can be told to and has room for many jobs at once. Its driver for
+// SQLite asks for a pool of one connection, and more make it slower.
 var riverConfig = river.Config{
 	FetchCooldown:     time.Millisecond,
 	FetchPollInterval: 10 * time.Millisecond,
@@ -37,25 +42,48 @@ func (riverPost) Kind() string { return "post" }
 // riverWorker posts.
 type riverWorker struct {
 	river.WorkerDefaults[riverPost]
-	work func(ctx context.Context, job *river.Job[riverPost]) error
+	work riverWork
 }
 
 func (w *riverWorker) Work(ctx context.Context, job *river.Job[riverPost]) error {
 	return w.work(ctx, job)
 }
 
-type riverClient struct {
-	*river.Client[*sql.Tx]
-	db *sql.DB
+type riverClient[Tx any] struct {
+	*river.Client[Tx]
+	db   *sql.DB
+	pool *pgxpool.Pool // that db is made of; nil for SQLite
 }
 
-// openRiver opens a new database and a client on it, which does not run yet.
-func openRiver(p *probe, work func(ctx context.Context, job *river.Job[riverPost]) error, change func(*river.Config)) (*riverClient, error) {
+// aRiver opens a new database and a client on it, which does not run yet.
+type aRiver[Tx any] func(p *probe, work riverWork, change func(*river.Config)) (*riverClient[Tx], error)
+
+type riverWork func(ctx context.Context, job *river.Job[riverPost]) error
+
+func riverOnSQLite(p *probe, work riverWork, change func(*river.Config)) (*riverClient[*sql.Tx], error) {
 	db, err := openDB(p, "river.db", 1, "")
 	if err != nil {
 		return nil, err
 	}
-	driver := riversqlite.New(db)
+	return newRiver(p, riversqlite.New(db), db, work, change)
+}
+
+// riverOnPostgres has the pool of connections that our store gets.
+func riverOnPostgres(p *probe, work riverWork, change func(*river.Config)) (*riverClient[pgx.Tx], error) {
+	pool, err := openPool(p.ctx, p.postgres)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newRiver(p, riverpgxv5.New(pool), stdlib.OpenDBFromPool(pool), work, change)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	c.pool = pool
+	return c, nil
+}
+
+func newRiver[Tx any](p *probe, driver riverdriver.Driver[Tx], db *sql.DB, work riverWork, change func(*river.Config)) (*riverClient[Tx], error) {
 	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: riverConfig.Logger})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -74,19 +102,22 @@ func openRiver(p *probe, work func(ctx context.Context, job *river.Job[riverPost
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &riverClient{client, db}, nil
+	return &riverClient[Tx]{Client: client, db: db}, nil
 }
 
 // close stops the client, if it runs, and closes its database.
-func (c *riverClient) close() {
+func (c *riverClient[Tx]) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	c.StopAndCancel(ctx)
 	c.db.Close()
+	if c.pool != nil {
+		c.pool.Close()
+	}
 }
 
 // fill inserts jobs in bulk.
-func (c *riverClient) fill(ctx context.Context, bodies [][]byte) error {
+func (c *riverClient[Tx]) fill(ctx context.Context, bodies [][]byte) error {
 	const bulk = 1000
 	for len(bodies) > 0 {
 		n := min(bulk, len(bodies))
@@ -103,9 +134,9 @@ func (c *riverClient) fill(ctx context.Context, bodies [][]byte) error {
 }
 
 // riverInsert inserts one job a call.
-func riverInsert(goroutines int) func(*probe) error {
+func riverInsert[Tx any](open aRiver[Tx], goroutines int) func(*probe) error {
 	return func(p *probe) error {
-		c, err := openRiver(p, nil, nil)
+		c, err := open(p, nil, nil)
 		if err != nil {
 			return err
 		}
@@ -125,7 +156,7 @@ func riverInsert(goroutines int) func(*probe) error {
 
 // riverInsert100 inserts 100 jobs a call, from one goroutine, by the faster of its two ways.
 func riverInsert100(p *probe) error {
-	c, err := openRiver(p, nil, nil)
+	c, err := riverOnSQLite(p, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -148,42 +179,44 @@ func riverInsert100(p *probe) error {
 	})
 }
 
-// riverWork posts what was inserted before, until all jobs are completed.
-func riverWork(p *probe) error {
-	r, err := startReceiver(p.ctx)
-	if err != nil {
-		return err
-	}
-	defer r.stop()
-	all, err := bodies(p.count(10_000))
-	if err != nil {
-		return err
-	}
-	posted := newCountdown(len(all))
-	client := newPoster(riverWorkers)
-	c, err := openRiver(p, func(ctx context.Context, job *river.Job[riverPost]) error {
-		err := client.post(ctx, r.url+pathOK, job.Args.Body)
-		if err == nil {
-			posted.count()
-		}
-		return err
-	}, nil)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	if err := c.fill(p.ctx, all); err != nil {
-		return err
-	}
-	return p.rate(len(all), func() error {
-		if err := c.Start(p.ctx); err != nil {
+// riverPosts posts what was inserted before, until all jobs are completed.
+func riverPosts[Tx any](open aRiver[Tx]) func(*probe) error {
+	return func(p *probe) error {
+		r, err := startReceiver(p.ctx)
+		if err != nil {
 			return err
 		}
-		if err := posted.wait(p); err != nil {
+		defer r.stop()
+		all, err := bodies(p.count(10_000))
+		if err != nil {
 			return err
 		}
-		return untilNone(p, c.db, "SELECT EXISTS (SELECT 1 FROM river_job WHERE state <> 'completed')")
-	})
+		posted := newCountdown(len(all))
+		client := newPoster(riverWorkers)
+		c, err := open(p, func(ctx context.Context, job *river.Job[riverPost]) error {
+			err := client.post(ctx, r.url+pathOK, job.Args.Body)
+			if err == nil {
+				posted.count()
+			}
+			return err
+		}, nil)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		if err := c.fill(p.ctx, all); err != nil {
+			return err
+		}
+		return p.rate(len(all), func() error {
+			if err := c.Start(p.ctx); err != nil {
+				return err
+			}
+			if err := posted.wait(p); err != nil {
+				return err
+			}
+			return untilNone(p, c.db, "SELECT EXISTS (SELECT 1 FROM river_job WHERE state <> 'completed')")
+		})
+	}
 }
 
 // riverLate has jobs fail at one moment, and retry at one, two seconds later.
@@ -201,7 +234,7 @@ func riverLate(p *probe) error {
 	posted := newCountdown(len(all))
 	client := newPoster(riverWorkers)
 	var moment retryMoment
-	c, err := openRiver(p, func(ctx context.Context, job *river.Job[riverPost]) error {
+	c, err := riverOnSQLite(p, func(ctx context.Context, job *river.Job[riverPost]) error {
 		err := client.post(ctx, url, job.Args.Body)
 		if err == nil {
 			posted.count()

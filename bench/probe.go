@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -39,16 +40,26 @@ var probes = map[string]func(*probe) error{
 	"flooded":          flooded,
 	"unsuspend":        unsuspended,
 
-	"river-insert-1":   riverInsert(1),
-	"river-insert-64":  riverInsert(64),
+	"river-insert-1":   riverInsert(riverOnSQLite, 1),
+	"river-insert-64":  riverInsert(riverOnSQLite, 64),
 	"river-insert-100": riverInsert100,
-	"river-work":       riverWork,
+	"river-work":       riverPosts(riverOnSQLite),
 	"river-late":       riverLate,
 	"goqite-send":      goqiteSend,
 	"goqite-work":      goqiteWork,
 	"goqite-late":      goqiteLate,
 	"backlite-add":     backliteAdd,
 	"backlite-work":    backliteWork,
+
+	"pg-send-64":       withPostgres(send64),
+	"pg-drain":         withPostgres(drain),
+	"pg-drain-2":       withPostgres(drainBy(2)),
+	"pg-drain-4":       withPostgres(drainBy(4)),
+	"pg-drain-10000":   withPostgres(drainDepth(10_000)),
+	"pg-drain-1000000": withPostgres(drainDepth(1_000_000)),
+
+	"pg-river-insert-64": withPostgres(riverInsert(riverOnPostgres, 64)),
+	"pg-river-work":      withPostgres(riverPosts(riverOnPostgres)),
 }
 
 // probe is a measurement under way, in a process of its own.
@@ -58,7 +69,12 @@ type probe struct {
 	dir     string // its own, empty at the beginning
 	profile string
 	figures map[string]float64
+	// postgres is the URL of the database that the store is in. Empty: it is in SQLite.
+	postgres string
 }
+
+// exitSkipped is the exit status of a probe that finds no server.
+const exitSkipped = 3
 
 func mainProbe(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("probe", flag.ExitOnError)
@@ -72,7 +88,10 @@ func mainProbe(ctx context.Context, args []string) error {
 	if !ok {
 		return fmt.Errorf("there is no probe %q", *name)
 	}
-	if err := measure(p); err != nil {
+	switch err := measure(p); {
+	case errors.Is(err, errNoServer):
+		os.Exit(exitSkipped)
+	case err != nil:
 		return fmt.Errorf("%s: %w", *name, err)
 	}
 	return json.NewEncoder(os.Stdout).Encode(p.figures)

@@ -160,19 +160,8 @@ type receiver struct {
 }
 
 func startReceiver(ctx context.Context) (*receiver, error) {
-	cmd, err := self(ctx, "receiver")
+	cmd, stdin, stdout, err := startRole(ctx, "receiver")
 	if err != nil {
-		return nil, err
-	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	r := &receiver{stdin: stdin, cmd: cmd}

@@ -15,25 +15,28 @@ import (
 )
 
 // spread is what became of a figure over the runs.
-type spread struct{ median, least, most float64 }
+type spread struct {
+	median, least, most float64
+	none                bool // it was not measured
+}
 
 func spreadOf(values []float64) spread {
 	v := slices.Sorted(slices.Values(values))
 	if len(v) == 0 {
-		return spread{}
+		return spread{none: true}
 	}
 	median := v[len(v)/2]
 	if len(v)%2 == 0 {
 		median = (median + v[len(v)/2-1]) / 2
 	}
-	return spread{median, v[0], v[len(v)-1]}
+	return spread{median: median, least: v[0], most: v[len(v)-1]}
 }
 
 // verdict is what became of an aim, or of a reference.
 type verdict struct {
 	aim
 	ours, other, ratio spread
-	verdict            string // met, missed, failed; "" of a reference
+	verdict            string // met, missed, failed, skipped; "" of a reference
 }
 
 // best returns the greatest of some figures, run by run.
@@ -63,11 +66,14 @@ func (r *run) judge(a aim) verdict {
 		judged = v.ratio
 	}
 	failed := len(ours) == 0 || a.against != nil && len(other) == 0
+	skipped := r.failures[a.ours.probe] == errNoServer
 	for _, f := range append(a.against, a.ours) {
 		failed = failed || r.failures[f.probe] != nil
 	}
 	switch {
 	case a.bound.kind == "":
+	case skipped:
+		v.verdict = "skipped"
 	case failed:
 		v.verdict = "failed"
 	case a.bound.keeps(judged.median):
@@ -121,7 +127,9 @@ func (r *run) table(w io.Writer, verdicts, others []verdict) {
 		other, ratio := "", ""
 		if v.against != nil {
 			other = v.againstName + ": " + v.other.format(v.unit)
-			ratio = rounded(v.ratio.median)
+			if !v.ratio.none {
+				ratio = rounded(v.ratio.median)
+			}
 		}
 		fmt.Fprintf(w, "| %d | %s | %s | %s | %s | %s | %s |\n",
 			v.row, v.what, v.ours.format(v.unit), other, ratio, v.aim.String(), v.verdict)
@@ -134,12 +142,23 @@ func (r *run) table(w io.Writer, verdicts, others []verdict) {
 
 // setting tells on what, and how, the figures were measured.
 func (r *run) setting() string {
-	s := fmt.Sprintf("%s, %s with WAL and synchronous=FULL, %d-byte bodies, receiver in a process of its own. Medians of %d runs (least–most).",
-		machine(), driver(), bodyBytes, r.runs)
+	s := fmt.Sprintf("%s, %s with WAL and synchronous=FULL, %s%d-byte bodies, receiver in a process of its own. Medians of %d runs (least–most).",
+		machine(), driver(), r.server(), bodyBytes, r.runs)
 	if r.scale != 1 {
 		s += fmt.Sprintf(" Counts scaled by %g: aims hold for 1.", r.scale)
 	}
 	return s
+}
+
+// server names the PostgreSQL server, "" if none was measured.
+func (r *run) server() string {
+	for f, values := range r.results {
+		if f.name == "server" {
+			v := int(values[0])
+			return fmt.Sprintf("PostgreSQL %d.%d with synchronous_commit=on and a pool of %d, ", v/10000, v%10000, poolSize)
+		}
+	}
+	return ""
 }
 
 // driver names the SQLite driver, which is everybody's.
@@ -182,6 +201,9 @@ func (a aim) String() string {
 }
 
 func (s spread) format(unit string) string {
+	if s.none {
+		return "not measured"
+	}
 	text := rounded(s.median) + " " + unit
 	if s.least != s.most {
 		text += " (" + rounded(s.least) + "–" + rounded(s.most) + ")"

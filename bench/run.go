@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -44,7 +45,10 @@ func (r *run) measure(ctx context.Context, names []string) error {
 			}
 			if err != nil {
 				r.failures[name] = err
-				fmt.Fprintf(os.Stderr, "run %d  %-16s failed: %v\n", i+1, name, err)
+				if err != errNoServer {
+					err = fmt.Errorf("failed: %w", err)
+				}
+				fmt.Fprintf(os.Stderr, "run %d  %-16s %v\n", i+1, name, err)
 				continue
 			}
 			var shown []string
@@ -83,6 +87,9 @@ func (r *run) probe(ctx context.Context, name string, run int) (map[string]float
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	if err := cmd.Run(); err != nil {
+		if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == exitSkipped {
+			return nil, errNoServer
+		}
 		return nil, err
 	}
 	var figures map[string]float64
@@ -90,6 +97,16 @@ func (r *run) probe(ctx context.Context, name string, run int) (map[string]float
 		return nil, fmt.Errorf("its answer: %w", err)
 	}
 	return figures, nil
+}
+
+// faults is how many probes failed. Those that were skipped did not.
+func (r *run) faults() (n int) {
+	for _, err := range r.failures {
+		if err != errNoServer {
+			n++
+		}
+	}
+	return n
 }
 
 // self returns this program in another role.
@@ -101,4 +118,18 @@ func self(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stderr = os.Stderr
 	return cmd, nil
+}
+
+// startRole starts this program in another role, with pipes to it and from it.
+func startRole(ctx context.Context, args ...string) (cmd *exec.Cmd, stdin io.WriteCloser, stdout io.Reader, err error) {
+	if cmd, err = self(ctx, args...); err != nil {
+		return nil, nil, nil, err
+	}
+	if stdin, err = cmd.StdinPipe(); err != nil {
+		return nil, nil, nil, err
+	}
+	if stdout, err = cmd.StdoutPipe(); err != nil {
+		return nil, nil, nil, err
+	}
+	return cmd, stdin, stdout, cmd.Start()
 }
