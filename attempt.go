@@ -34,7 +34,10 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 			now := time.Now()
 			s.d.conclude(c, response{
 				began: e.attempt.Began, duration: now.Sub(e.attempt.Began),
-				failure: &Failure{Trigger: TriggerTimeout, Message: "the attempt broke off by a fault of the sending service", At: now},
+				failure: &Failure{
+					Trigger: TriggerTimeout, Message: "the attempt broke off by a fault of the sending service", At: now,
+					Duration: now.Sub(e.attempt.Began),
+				},
 			}, &e)
 		}
 		c.Body = nil // the claims of one call share their memory, and others may go on for long
@@ -120,6 +123,7 @@ func (d *Dispatcher) conclude(c *Claim, r response, e *ended) {
 		e.outcome.Kind = OutcomeDelivered
 		return
 	}
+	r.failure.Attempt = a.Number
 	e.outcome.Failure = r.failure
 	handling := c.Webhook.Handling()
 	v := judge(handling, *r.failure, past{retries: c.Attempts, diverted: c.Diverted, released: c.Released})

@@ -226,7 +226,8 @@ type DivertedEvent struct {
 	// Failure is the last one, the one that set the delivery aside.
 	Failure Failure
 	// Failures are those of its attempts, Failure the last of them, oldest first, those before a resend
-	// included: at most the last [MaxFailures]. Lists leave it nil unless they are asked for it.
+	// included: at most the last [MaxFailures]. Lists leave it nil unless they are asked for it, and
+	// [DivertedStore.Divert] does not look at it.
 	Failures []Failure
 	// EventType is the event's type.
 	EventType string

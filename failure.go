@@ -92,6 +92,15 @@ type Failure struct {
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 }
 
+// Expunged returns the failure without anything that an answer said, for those who write a [Store].
+func (f Failure) Expunged() Failure {
+	f.Excerpt = ""
+	if f.Status != 0 {
+		f.Message = statusMessage(f.Status, "")
+	}
+	return f
+}
+
 // FailureHandling says what becomes of deliveries whose attempts fail. A webhook without one has
 // [DefaultFailureHandling]. The zero value is no handling at all: every failure is dropped, loudly;
 // note that on the wire an absent divert is true, while here the zero value is false.

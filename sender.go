@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -206,7 +207,9 @@ func (s *sender) send(ctx context.Context, r request) response {
 		}
 		res.local = isLocal(err)
 		message := r.endpoint.origin() + ": " + s.explain(err, late, &p)
-		res.failure = &Failure{Trigger: TriggerTimeout, Message: oneLine(message, maxTextBytes), At: began.Add(res.duration)}
+		res.failure = &Failure{
+			Trigger: TriggerTimeout, Message: oneLine(message, maxTextBytes), At: began.Add(res.duration), Duration: res.duration,
+		}
 		return res
 	}
 	res.status = answer.StatusCode
@@ -228,7 +231,8 @@ func (s *sender) send(ctx context.Context, r request) response {
 	if trigger == "" {
 		return res
 	}
-	res.retryAfter = retryAfter(res.status, answer.Header, time.Now(), s.maxRetryAfter)
+	asked := retryAfter(res.status, answer.Header, time.Now(), math.MaxInt64)
+	res.retryAfter = min(asked, s.maxRetryAfter)
 	excerpt := scrub(string(body), r.endpoint.hidden(), !whole)
 	res.failure = &Failure{
 		Trigger: trigger,
@@ -236,6 +240,9 @@ func (s *sender) send(ctx context.Context, r request) response {
 		Status:  res.status,
 		Excerpt: oneLine(excerpt, maxTextBytes),
 		At:      began.Add(res.duration),
+
+		Duration:   res.duration,
+		RetryAfter: asked,
 	}
 	return res
 }

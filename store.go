@@ -17,7 +17,7 @@ import (
 //
 //   - A method that returns nil has made its change durable, as far as the store is; one that returns
 //     an error that is [ErrInvalid], [ErrNotFound], [ErrConflict], [ErrSuspended], [ErrDisabled],
-//     [ErrWebhookUnknown], [ErrNotEmpty] or [ErrFull] has changed nothing. After any other error, such
+//     [ErrWebhookUnknown], [ErrExpunged], [ErrNotEmpty] or [ErrFull] has changed nothing. After any other error, such
 //     as the end of ctx, the outcome is unknown; every method can be repeated.
 //   - Methods are atomic, and safe for concurrent use by any number of goroutines and, for a store that
 //     is on disk, processes. An implementation is free to do the work of many callers in one
@@ -42,23 +42,24 @@ type Store interface {
 type DivertedStore interface {
 	// Divert sets an event aside, for a host that delivers by itself; its webhook need not be known to the
 	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced; its
-	// AcceptedAt, RequestLocator, EventType and Body stay as they are. If it is pending, Divert changes
+	// AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure becomes the last of its
+	// Failures, the event's own Failures and Expunged are not looked at. If it is pending, Divert changes
 	// nothing and returns ErrConflict, since it is on its way. A zero Failure.At is now. A value that breaks
 	// a rule is an ErrInvalid.
 	Divert(ctx context.Context, event DivertedEvent) error
 
-	// FetchDiverted returns a diverted event with its body, or ErrNotFound.
+	// FetchDiverted returns a diverted event with its body and its failures, or ErrNotFound.
 	FetchDiverted(ctx context.Context, key Key) (DivertedEvent, error)
 
 	// ListDiverted returns diverted events of one webhook, ascending by event locator, without bodies. An
-	// unknown webhook has none.
+	// unknown webhook has none. A query that breaks a rule is an ErrInvalid.
 	ListDiverted(ctx context.Context, query DivertedQuery) (DivertedPage, error)
 
 	// Resend makes a diverted event pending again, due now, with a fresh budget, under the same locator,
 	// and remembers that it was diverted once. Among what is due it has the place that it had in the order of
-	// acceptance, and so comes before what was accepted after it. ErrNotFound if it is not diverted; ErrWebhookUnknown,
-	// ErrDisabled or ErrSuspended, in this order, if it is but its webhook does not let it go, and then it
-	// stays diverted. Of a Resend and a DeleteDiverted that race, one wins and the other gets ErrNotFound.
+	// acceptance, and so comes before what was accepted after it. ErrNotFound if it is not diverted; ErrExpunged,
+	// ErrWebhookUnknown, ErrDisabled or ErrSuspended, in this order, if it is but has no body or its webhook does
+	// not let it go, and then it stays diverted. Of a Resend and a DeleteDiverted that race, one wins and the other gets ErrNotFound.
 	Resend(ctx context.Context, key Key) error
 
 	// DeleteDiverted forgets a diverted event for good. ErrNotFound if it is not diverted.
@@ -68,7 +69,8 @@ type DivertedStore interface {
 // DivertedQuery selects diverted events of one webhook.
 type DivertedQuery struct {
 	Webhook WebhookKey
-	// Filter selects among the webhook's diverted events. Zero: all. A list of pending deliveries takes none.
+	// Filter selects among the webhook's diverted events. Zero: all. For a list of pending deliveries it must
+	// be zero.
 	Filter DivertedFilter
 	// Failures asks for the failures of all attempts, see [DivertedEvent.Failures].
 	Failures bool
@@ -84,12 +86,22 @@ type DivertedQuery struct {
 // WithDefaults returns the query with its default limit, or an [InvalidError] if it breaks a rule. Every
 // store calls it first.
 func (q DivertedQuery) WithDefaults() (DivertedQuery, error) {
-	if err := q.Filter.Validate(); err != nil {
-		return q, err
+	var f faults
+	f.merge("", q.Filter.Validate())
+	q.Filter = q.Filter.normal()
+	limit, err := page(q.Offset, q.Limit)
+	q.Limit = limit
+	f.merge("", err)
+	return q, f.err()
+}
+
+// ForPending returns nil if the query is one for pending deliveries, as [DeliveryStore.ListPending] takes, else
+// an [InvalidError], for those who write a [Store].
+func (q DivertedQuery) ForPending() error {
+	if !q.Filter.IsZero() {
+		return invalid("filter", "must be zero, since what is pending was not diverted yet")
 	}
-	var err error
-	q.Limit, err = page(q.Offset, q.Limit)
-	return q, err
+	return nil
 }
 
 func page(offset, limit int) (int, error) {
@@ -260,7 +272,7 @@ type DeliveryStore interface {
 	Work(ctx context.Context, request WorkRequest) (WorkResult, error)
 
 	// ListPending returns pending deliveries of one webhook, ascending by event locator. An unknown webhook
-	// has none.
+	// has none. A query with a filter is an ErrInvalid.
 	ListPending(ctx context.Context, query DivertedQuery) (PendingPage, error)
 }
 
@@ -276,7 +288,8 @@ type Message struct {
 	RequestLocator ulid.ULID
 	EventType      string
 	Body           []byte
-	// TraceParent identifies the span that sends it, see [Tracer]. Empty: none.
+	// TraceParent identifies the span that sends it, a header traceparent of version 00, see [Tracer]. Empty:
+	// none.
 	TraceParent string
 }
 
@@ -313,6 +326,9 @@ func (m Message) Validate() error {
 	}
 	if n := len(m.Body); n == 0 || n > MaxEventBytes {
 		f.add("body", "must be 1 to %d bytes, was %d", MaxEventBytes, n)
+	}
+	if m.TraceParent != "" && !validTraceParent(m.TraceParent) {
+		f.add("traceParent", "must be a header traceparent of version 00, or empty")
 	}
 	return f.err()
 }
@@ -649,11 +665,12 @@ type ChangeKind string
 const (
 	// ChangeAccepted: a delivery is newly pending, and not handed back claimed.
 	ChangeAccepted ChangeKind = "accepted"
-	// ChangeDiverted: an event was set aside by [DivertedStore.Divert] or [SQLiteStore.DivertPending].
+	// ChangeDiverted: an event was set aside by [DivertedStore.Divert], [BulkStore.DivertAll] or
+	// [SQLiteStore.DivertPending].
 	ChangeDiverted ChangeKind = "diverted"
 	// ChangeResent: a diverted event is pending again.
 	ChangeResent ChangeKind = "resent"
-	// ChangeDeleted: a diverted event was deleted.
+	// ChangeDeleted: a diverted event was deleted, by anything but [RetentionStore.Purge].
 	ChangeDeleted ChangeKind = "deleted"
 	// ChangeSuspended and ChangeUnsuspended: a webhook was suspended, or unsuspended.
 	ChangeSuspended   ChangeKind = "suspended"

@@ -14,8 +14,8 @@ import (
 )
 
 // MemoryStore is a [Store] that keeps everything in memory, for unit tests: what it holds ends with the
-// process. In every other respect it keeps the contract, and it is a [Watcher]. Its measure of what it
-// keeps, for [AcceptRequest.MaxBytes], is the sum of the bodies.
+// process. In every other respect it keeps the contract, and it is a [Watcher] and has every power of an
+// operator. Its measure of what it keeps, for [AcceptRequest.MaxBytes], is the sum of the bodies.
 //
 // Its clock is the process's monotonic one, begun at the wall clock's time: setting the wall clock makes
 // nothing due and no lease void. Within a bubble of testing/synctest it has the bubble's time.
@@ -35,8 +35,11 @@ type MemoryStore struct {
 }
 
 var (
-	_ Store   = (*MemoryStore)(nil)
-	_ Watcher = (*MemoryStore)(nil)
+	_ Store          = (*MemoryStore)(nil)
+	_ Watcher        = (*MemoryStore)(nil)
+	_ BulkStore      = (*MemoryStore)(nil)
+	_ StatsStore     = (*MemoryStore)(nil)
+	_ RetentionStore = (*MemoryStore)(nil)
 )
 
 // NewMemoryStore returns an empty store.
@@ -122,6 +125,7 @@ type memoryWebhook struct {
 	pending, diverted memoryIndex[*memoryDelivery]
 	ready, timed      memoryQueue
 	notice            *memoryNotice
+	activity          activity
 }
 
 func (w *memoryWebhook) locator() ulid.ULID { return w.key.Webhook }
@@ -137,13 +141,14 @@ func (w *memoryWebhook) active() bool { return w.webhook != nil && w.webhook.Act
 type memoryDelivery struct {
 	event, request ulid.ULID
 	eventType      string
-	body           []byte
+	body           []byte // none: expunged
+	traceParent    string
 	acceptedAt     time.Time
 	order          int64 // its place in the order of acceptance
 
 	attempts, losses int
-	failure          *Failure // the last one; it is replaced, never changed
-	resent           bool     // it was diverted once
+	failures         []Failure // oldest first, at most MaxFailures
+	resent           bool      // it was diverted once
 	released, spent  bool
 	divertedAt       time.Time
 
@@ -154,6 +159,27 @@ type memoryDelivery struct {
 }
 
 func (d *memoryDelivery) locator() ulid.ULID { return d.event }
+
+// failure returns a copy of the last failure, nil for none.
+func (d *memoryDelivery) failure() *Failure {
+	if len(d.failures) == 0 {
+		return nil
+	}
+	f := d.failures[len(d.failures)-1]
+	return &f
+}
+
+// fail adds a failure to those that are kept.
+func (tx *memoryTx) fail(d *memoryDelivery, f Failure) {
+	if f.At.IsZero() {
+		f.At = tx.now
+	}
+	f.At = f.At.UTC().Truncate(time.Millisecond)
+	if len(d.failures) == MaxFailures {
+		d.failures = d.failures[1:]
+	}
+	d.failures = append(d.failures, f)
+}
 
 // known returns a webhook that the store knows, else ErrNotFound.
 func (tx *memoryTx) known(key WebhookKey) (*memoryWebhook, error) {

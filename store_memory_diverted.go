@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -29,19 +30,12 @@ func (s *MemoryStore) Divert(ctx context.Context, event DivertedEvent) error {
 			w.diverted.put(d)
 			tx.size += int64(len(d.body))
 		}
-		d.attempts, d.failure, d.divertedAt = event.Attempts, tx.keep(event.Failure), tx.today()
+		tx.fail(d, event.Failure)
+		d.attempts, d.divertedAt = event.Attempts, tx.today()
+		w.activity.diverted(event.Failure.Trigger, tx.now)
 		tx.changed(ChangeDiverted, w.with(d.event))
 		return nil
 	})
-}
-
-// keep returns a failure as it is kept.
-func (tx *memoryTx) keep(f Failure) *Failure {
-	if f.At.IsZero() {
-		f.At = tx.now
-	}
-	f.At = f.At.UTC().Truncate(time.Millisecond)
-	return &f
 }
 
 // FetchDiverted implements [DivertedStore].
@@ -52,7 +46,7 @@ func (s *MemoryStore) FetchDiverted(ctx context.Context, key Key) (event Diverte
 			return err
 		}
 		event = d.divertedEvent(w)
-		event.Body = bytes.Clone(d.body)
+		event.Body, event.Failures = bytes.Clone(d.body), slices.Clone(d.failures)
 		return nil
 	})
 	return event, err
@@ -69,12 +63,21 @@ func (s *MemoryStore) ListDiverted(ctx context.Context, query DivertedQuery) (pa
 		if w == nil {
 			return nil
 		}
-		for d := range w.diverted.from(query.After, query.Offset) {
-			if len(page.Events) == query.Limit {
+		for d := range w.diverted.from(query.After, 0) {
+			event := d.divertedEvent(w)
+			switch {
+			case !query.Filter.Selects(&event):
+				continue
+			case query.Offset > 0:
+				query.Offset--
+				continue
+			case len(page.Events) == query.Limit:
 				page.More = true
-				break
+				return nil
+			case query.Failures:
+				event.Failures = slices.Clone(d.failures)
 			}
-			page.Events = append(page.Events, d.divertedEvent(w))
+			page.Events = append(page.Events, event)
 		}
 		return nil
 	})
@@ -88,25 +91,50 @@ func (s *MemoryStore) Resend(ctx context.Context, key Key) error {
 		if err != nil {
 			return err
 		}
-		switch {
-		case w.webhook == nil:
-			err = ErrWebhookUnknown
-		case !w.webhook.Enabled:
-			err = ErrDisabled
-		case w.webhook.Suspended():
-			err = ErrSuspended
+		if err = w.letsGo(); len(d.body) == 0 {
+			err = ErrExpunged
 		}
 		if err != nil {
 			return fmt.Errorf("diverted: resend %s: %w", key, err)
 		}
-		w.diverted.remove(d.event)
-		w.pending.put(d)
-		d.attempts, d.losses, d.released, d.resent, d.divertedAt = 0, 0, false, true, time.Time{}
-		tx.await(w, d, time.Time{})
+		tx.resend(w, d)
 		tx.plan(w)
-		tx.changed(ChangeResent, w.with(d.event))
 		return nil
 	})
+}
+
+// letsGo returns why the webhook does not let diverted events go, nil if it does.
+func (w *memoryWebhook) letsGo() error {
+	switch {
+	case w == nil || w.webhook == nil:
+		return ErrWebhookUnknown
+	case !w.webhook.Enabled:
+		return ErrDisabled
+	case w.webhook.Suspended():
+		return ErrSuspended
+	}
+	return nil
+}
+
+// resend makes a diverted delivery pending.
+func (tx *memoryTx) resend(w *memoryWebhook, d *memoryDelivery) {
+	w.diverted.remove(d.event)
+	w.pending.put(d)
+	d.attempts, d.losses, d.released, d.resent, d.divertedAt = 0, 0, false, true, time.Time{}
+	tx.await(w, d, time.Time{})
+	tx.changed(ChangeResent, w.with(d.event))
+}
+
+// setAside makes a pending delivery, which has a failure, diverted.
+func (tx *memoryTx) setAside(w *memoryWebhook, d *memoryDelivery) {
+	if d.queue != nil {
+		d.queue.remove(d)
+	}
+	d.token, d.due, d.losses, d.spent = 0, time.Time{}, 0, false
+	d.divertedAt = tx.today()
+	w.pending.remove(d.event)
+	w.diverted.put(d)
+	w.activity.diverted(d.failure().Trigger, tx.now)
 }
 
 // DeleteDiverted implements [DivertedStore].
@@ -116,14 +144,18 @@ func (s *MemoryStore) DeleteDiverted(ctx context.Context, key Key) error {
 		if err != nil {
 			return err
 		}
-		w.diverted.remove(d.event)
-		tx.size -= int64(len(d.body))
-		if w.webhook == nil && w.diverted.len() == 0 {
-			tx.forget(w)
-		}
+		tx.deleteDiverted(w, d)
 		tx.changed(ChangeDeleted, w.with(d.event))
 		return nil
 	})
+}
+
+func (tx *memoryTx) deleteDiverted(w *memoryWebhook, d *memoryDelivery) {
+	w.diverted.remove(d.event)
+	tx.size -= int64(len(d.body))
+	if w.webhook == nil && w.diverted.len() == 0 {
+		tx.forget(w)
+	}
 }
 
 // aside returns a delivery that is diverted, else ErrNotFound.
@@ -141,11 +173,12 @@ func (d *memoryDelivery) divertedEvent(w *memoryWebhook) DivertedEvent {
 	return DivertedEvent{
 		Key:            w.with(d.event),
 		RequestLocator: d.request,
-		Failure:        *d.failure,
+		Failure:        *d.failure(),
 		EventType:      d.eventType,
 		Attempts:       d.attempts,
 		AcceptedAt:     d.acceptedAt,
 		DivertedAt:     d.divertedAt,
+		Expunged:       len(d.body) == 0,
 	}
 }
 
@@ -153,6 +186,9 @@ func (d *memoryDelivery) divertedEvent(w *memoryWebhook) DivertedEvent {
 func (s *MemoryStore) ListPending(ctx context.Context, query DivertedQuery) (page PendingPage, err error) {
 	err = s.do(ctx, func(tx *memoryTx) error {
 		query, err := query.WithDefaults()
+		if err == nil {
+			err = query.ForPending()
+		}
 		if err != nil {
 			return err
 		}
@@ -178,10 +214,7 @@ func (s *MemoryStore) ListPending(ctx context.Context, query DivertedQuery) (pag
 					p.Due = d.due
 				}
 			}
-			if d.failure != nil {
-				f := *d.failure
-				p.Failure = &f
-			}
+			p.Failure = d.failure()
 			page.Deliveries = append(page.Deliveries, p)
 		}
 		return nil
@@ -215,11 +248,8 @@ func (tx *memoryTx) divertPending(w *memoryWebhook, request DivertPendingRequest
 		}
 	}
 	for _, d := range old {
-		d.queue.remove(d)
-		d.token, d.due, d.losses, d.spent = 0, time.Time{}, 0, false
-		d.failure, d.divertedAt = tx.keep(*request.Failure()), tx.today()
-		w.pending.remove(d.event)
-		w.diverted.put(d)
+		tx.fail(d, *request.Failure())
+		tx.setAside(w, d)
 		tx.changed(ChangeDiverted, w.with(d.event))
 	}
 	tx.plan(w)

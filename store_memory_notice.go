@@ -29,7 +29,7 @@ func (tx *memoryTx) alert(w *memoryWebhook, d *memoryDelivery, diverted, suspend
 	if n := w.notice; n == nil || n.idle() && tx.over(n.due) {
 		w.notice = &memoryNotice{due: tx.now} // the window passed in silence, or there was none
 	}
-	w.notice.open.Add(FailedEvent{Event: d.event, RequestLocator: d.request, Failure: *d.failure}, diverted, suspended)
+	w.notice.open.Add(FailedEvent{Event: d.event, RequestLocator: d.request, Failure: *d.failure()}, diverted, suspended)
 	tx.planNotice(w)
 }
 

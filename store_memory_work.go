@@ -73,7 +73,7 @@ func (tx *memoryTx) add(w *memoryWebhook, m Message, c *memoryClaimer, r *Accept
 	tx.order++
 	d := &memoryDelivery{
 		event: m.Event, request: m.RequestLocator, eventType: m.EventType,
-		body: m.Body, acceptedAt: tx.today(), order: tx.order,
+		body: m.Body, traceParent: m.TraceParent, acceptedAt: tx.today(), order: tx.order,
 	}
 	alone := c.next(w) == nil
 	w.pending.put(d)
@@ -146,8 +146,9 @@ func (tx *memoryTx) settle(o Outcome) (settled Settled) {
 		d.losses = 0
 	}
 	if o.Failure != nil {
-		d.failure = tx.keep(*o.Failure)
+		tx.fail(d, *o.Failure)
 	}
+	w.activity.settled(o.Kind, tx.now)
 
 	// First, so that the webhook which this outcome suspends holds this delivery too.
 	if o.Suspend && o.Epoch == w.epoch && !w.webhook.Suspended() {
@@ -163,12 +164,10 @@ func (tx *memoryTx) settle(o Outcome) (settled Settled) {
 		tx.await(w, d, tx.in(o.Wait))
 	case OutcomeDivert:
 		d.attempts++
-		d.divertedAt = tx.today()
-		if d.failure == nil {
-			d.failure = tx.keep(Failure{Trigger: TriggerTimeout})
+		if d.failure() == nil {
+			tx.fail(d, Failure{Trigger: TriggerTimeout})
 		}
-		w.pending.remove(d.event)
-		w.diverted.put(d)
+		tx.setAside(w, d)
 	case OutcomeHold:
 		d.attempts++
 		d.spent = true
@@ -179,7 +178,7 @@ func (tx *memoryTx) settle(o Outcome) (settled Settled) {
 	case OutcomeReturn:
 		tx.await(w, d, tx.now)
 	}
-	if o.Alert && d.failure != nil {
+	if o.Alert && d.failure() != nil {
 		tx.alert(w, d, o.Kind == OutcomeDivert, settled.Suspended)
 	}
 	tx.plan(w)
@@ -261,6 +260,7 @@ func (c *memoryClaimer) take(w *memoryWebhook, d *memoryDelivery) {
 		EventType:      d.eventType,
 		Body:           bytes.Clone(d.body),
 		AcceptedAt:     d.acceptedAt,
+		TraceParent:    d.traceParent,
 		Attempts:       d.attempts,
 		Losses:         d.losses,
 		Diverted:       d.resent,

@@ -41,8 +41,8 @@ func sqliteError(action string, err error) error {
 // nothing needs to be undone.
 func decided(err error) bool {
 	for _, answer := range []error{
-		ErrInvalid, ErrNotFound, ErrConflict, ErrSuspended, ErrDisabled, ErrWebhookUnknown, ErrNotEmpty,
-		ErrClosed,
+		ErrInvalid, ErrNotFound, ErrConflict, ErrSuspended, ErrDisabled, ErrWebhookUnknown, ErrExpunged,
+		ErrNotEmpty, ErrClosed,
 		context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, answer) {

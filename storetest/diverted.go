@@ -37,10 +37,12 @@ func (k *kit) fetchDiverted(key diverted.Key) diverted.DivertedEvent {
 	return e
 }
 
-// sameEvent fails the test unless both are the same but for the times that the store sets.
+// sameEvent fails the test unless both are the same but for the times that the store sets, and for their
+// failures before the last, which have tests of their own.
 func (k *kit) sameEvent(got, want diverted.DivertedEvent) {
 	k.Helper()
 	got.Failure, want.Failure = utc(got.Failure), utc(want.Failure)
+	got.Failures, want.Failures = nil, nil
 	got.AcceptedAt, got.DivertedAt, want.AcceptedAt, want.DivertedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	k.equal(got, want)
 }

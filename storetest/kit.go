@@ -293,6 +293,10 @@ func unavailable() *diverted.Failure {
 		Status:  503,
 		Excerpt: "<h1>Überlast</h1>\\n",
 		At:      time.Date(2026, 11, 23, 17, 58, 0, 123_000_000, time.UTC),
+
+		Attempt:    3,
+		Duration:   1_234_567_890 * time.Nanosecond,
+		RetryAfter: 90 * time.Second,
 	}
 }
 

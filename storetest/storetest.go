@@ -8,7 +8,8 @@
 //	}
 //
 // Every test is a subtest that is named by the rule it holds the store to. They need no network, and no
-// order among them.
+// order among them. The optional powers [diverted.BulkStore], [diverted.StatsStore] and
+// [diverted.RetentionStore] are tested where the store has them.
 package storetest
 
 import (
@@ -48,6 +49,11 @@ func Run(t *testing.T, h Harness) {
 		{"webhooks", webhookTests},
 		{"suspension", suspensionTests},
 		{"diverted", divertedTests},
+		{"failures", failureTests},
+		{"filter", filterTests},
+		{"bulk", bulkTests},
+		{"stats", statsTests},
+		{"retention", retentionTests},
 		{"accept", acceptTests},
 		{"room", roomTests},
 		{"claim", claimTests},
@@ -80,7 +86,32 @@ type need int
 const (
 	exactTime need = 1 << iota // the clock of the bubble
 	restart                    // Harness.Reopen
+
+	// Optional powers of the store.
+	bulk
+	stats
+	retention
 )
+
+// missing names a power that the store should have for a test and has not, "" for none.
+func (n need) missing(store diverted.Store) string {
+	var has need
+	if _, ok := store.(diverted.BulkStore); ok {
+		has |= bulk
+	}
+	if _, ok := store.(diverted.StatsStore); ok {
+		has |= stats
+	}
+	if _, ok := store.(diverted.RetentionStore); ok {
+		has |= retention
+	}
+	for power, name := range map[need]string{bulk: "BulkStore", stats: "StatsStore", retention: "RetentionStore"} {
+		if n&power != 0 && has&power == 0 {
+			return name
+		}
+	}
+	return ""
+}
 
 func (x test) start(t *testing.T, h Harness) {
 	switch {
@@ -93,6 +124,9 @@ func (x test) start(t *testing.T, h Harness) {
 		k := newKit(t, h)
 		// Not in a cleanup, which would run after those of Open: its database must outlive the store.
 		defer func() { k.store.Close() }()
+		if power := x.needs.missing(k.store); power != "" {
+			t.Skip("needs a store that is a " + power)
+		}
 		x.run(k)
 	}
 	if h.RealTime {

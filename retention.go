@@ -1,0 +1,88 @@
+package diverted
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// RetentionStore is an optional power of a [Store]: an end to what is kept.
+type RetentionStore interface {
+	// Purge deletes diverted events, and what suspended and disabled webhooks hold, that are as old as the
+	// request says or beyond its cap, the oldest of each webhook first, at most request.Limit in a call.
+	// Deliveries under a lease stay. What is deleted is told by the result, not to watchers. A request that
+	// breaks a rule is an ErrInvalid.
+	Purge(ctx context.Context, request PurgeRequest) (PurgeResult, error)
+
+	// Expunge forgets the body of a diverted event, and what answers to it said ([Failure.Expunged]), and
+	// keeps the rest. An event without a body can be deleted but not resent: [ErrExpunged]. Expunging again
+	// does nothing. ErrNotFound if it is not diverted. Notices that were not sent yet, and backups, keep what
+	// they hold.
+	Expunge(ctx context.Context, key Key) error
+}
+
+// Retention says how long a [Dispatcher] lets its store keep what nobody takes care of: diverted events, by
+// when they were diverted, and what suspended or disabled webhooks hold, by when it was accepted. The zero
+// value keeps everything.
+type Retention struct {
+	// MaxAge is the age at which they are deleted, 1 min or more. 0: none.
+	MaxAge time.Duration
+	// MaxPerWebhook is how many of each kind a webhook keeps; the oldest beyond it are deleted. 0: all.
+	MaxPerWebhook int
+}
+
+// IsZero says whether everything is kept.
+func (r Retention) IsZero() bool { return r == Retention{} }
+
+// Validate returns nil, or an [InvalidError].
+func (r Retention) Validate() error {
+	var f faults
+	if r.MaxAge < 0 || r.MaxAge > 0 && r.MaxAge < time.Minute {
+		f.add("MaxAge", "must be 0 or at least 1m0s, was %s", r.MaxAge)
+	}
+	if r.MaxPerWebhook < 0 {
+		f.add("MaxPerWebhook", "must be 0 or more, was %d", r.MaxPerWebhook)
+	}
+	return f.err()
+}
+
+// PurgeRequest is what [RetentionStore.Purge] is asked.
+type PurgeRequest struct {
+	Retention Retention
+	// Limit bounds what is deleted, 1 to [MaxBulk]. Zero: [DefaultBulk].
+	Limit int
+}
+
+// WithDefaults returns the request with its default limit, or an [InvalidError] if it breaks a rule. Every
+// store calls it first.
+func (r PurgeRequest) WithDefaults() (PurgeRequest, error) {
+	var f faults
+	if r.Limit < 0 || r.Limit > MaxBulk {
+		f.add("limit", "must be 1 to %d, was %d", MaxBulk, r.Limit)
+	}
+	if r.Limit == 0 {
+		r.Limit = DefaultBulk
+	}
+	f.merge("retention", r.Retention.Validate())
+	return r, f.err()
+}
+
+// PurgeResult is what [RetentionStore.Purge] deleted.
+type PurgeResult struct {
+	// Webhooks has an entry for each webhook of which something was deleted.
+	Webhooks []Purged
+	// More says that there is more to delete.
+	More bool
+}
+
+// Purged counts what was deleted of one webhook.
+type Purged struct {
+	Webhook WebhookKey
+	// Diverted counts diverted events, Pending deliveries that the webhook held.
+	Diverted, Pending int
+}
+
+// String says what was deleted.
+func (p Purged) String() string {
+	return fmt.Sprintf("%s: %d diverted, %d pending", p.Webhook, p.Diverted, p.Pending)
+}
