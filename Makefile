@@ -21,8 +21,9 @@ micro:          ## micro-benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
 KILLS ?= 200
-crash:          ## kills a service under load KILLS times, and counts what was lost
-	CRASH_KILLS=$(KILLS) go test -v -count=1 -timeout 60m -run Kills ./internal/crashtest
+ACKNOWLEDGED ?= 0
+crash:          ## kills a service under load KILLS times, after ACKNOWLEDGED events at least, and counts what was lost
+	CRASH_KILLS=$(KILLS) CRASH_ACKNOWLEDGED=$(ACKNOWLEDGED) go test -v -count=1 -timeout 60m -run Kills ./internal/crashtest
 
 DELIVERIES ?= 100000
 cluster:        ## three dispatchers on PostgreSQL, one killed every two seconds, and the server itself three times

@@ -20,24 +20,32 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The number of kills is CRASH_KILLS, or 20: see make crash.
+// The number of kills is CRASH_KILLS, or 20, and at least CRASH_ACKNOWLEDGED events are acknowledged: see make
+// crash.
 func TestKillsLoseNothingOnSQLite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
 	}
-	kills := 20
-	if s := os.Getenv("CRASH_KILLS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kills = n
-	}
 	crashtest.Test(t, crashtest.Config{
-		Open:  openSQLite,
-		DSN:   filepath.Join(t.TempDir(), "webhooks.db"),
-		Kills: kills,
-		Seed:  uint64(os.Getpid()),
-		Log:   os.Stderr,
+		Open:         openSQLite,
+		DSN:          filepath.Join(t.TempDir(), "webhooks.db"),
+		Kills:        number(t, "CRASH_KILLS", 20),
+		Acknowledged: number(t, "CRASH_ACKNOWLEDGED", 0),
+		Seed:         uint64(os.Getpid()),
+		Log:          os.Stderr,
 	})
+}
+
+// number reads a number from the environment.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -41,6 +41,8 @@ type Config struct {
 	DSN  string
 	// Kills is how often the service is killed.
 	Kills int
+	// Acknowledged is how many events are acknowledged in all, at least, spread over the lives of the service.
+	Acknowledged int
 	// Seed makes the moments of the kills, and what the service does, repeat as far as they can.
 	Seed uint64
 	// Log is told of the progress. It may be nil.
@@ -110,10 +112,8 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		if err != nil {
 			return Report{}, err
 		}
-		select {
-		case <-time.After(200*time.Millisecond + time.Duration(random.Int64N(int64(800*time.Millisecond)))):
-		case err := <-child.done:
-			return Report{}, fmt.Errorf("the service ended by itself: %w", err)
+		if err := child.live(ledger, c.Acknowledged*(kill+1)/c.Kills, random); err != nil {
+			return Report{}, err
 		}
 		if err := child.kill(); err != nil {
 			return Report{}, err
@@ -189,6 +189,25 @@ func start(ctx context.Context, c Config, r *receiver, generation int, mode stri
 		close(ch.done)
 	}()
 	return ch, nil
+}
+
+// live waits until so many events were acknowledged in all, and then for a random moment.
+func (c *child) live(l *ledger, acknowledged int, random *rand.Rand) error {
+	moment := func() <-chan time.Time {
+		return time.After(200*time.Millisecond + time.Duration(random.Int64N(int64(800*time.Millisecond))))
+	}
+	end := moment()
+	for {
+		select {
+		case <-end:
+		case err := <-c.done:
+			return fmt.Errorf("the service ended by itself: %w", err)
+		}
+		if l.size() >= acknowledged {
+			return nil
+		}
+		end = moment()
+	}
 }
 
 // kill kills the process and waits until all that it had written is read.
