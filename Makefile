@@ -1,6 +1,6 @@
 # Everything here is a short form of commands that work without make.
 
-.PHONY: load test race lint bench micro crash cluster model check
+.PHONY: test race lint bench micro crash cluster power model load fuzz check
 
 test:           ## the README's test command
 	go test ./...
@@ -29,6 +29,10 @@ DELIVERIES ?= 100000
 cluster:        ## three dispatchers on PostgreSQL, one killed every two seconds, and the server itself three times
 	cd postgres && CRASH_KILLS=$(KILLS) CLUSTER_DELIVERIES=$(DELIVERIES) go test -v -count=1 -timeout 60m -run 'Kills|DieLoseNothing' .
 
+REPLAYS ?= 1000
+power:          ## cuts the power of an SQLite database REPLAYS times, and counts what was lost
+	cd internal/powertest && POWER_REPLAYS=$(REPLAYS) go test -v -count=1 -timeout 60m -run Loses .
+
 STEPS ?= 1000000
 model:          ## holds every store against the plain model, for about STEPS steps each
 	cd internal/modeltest && MODEL_STEPS=$(STEPS) go test -v -count=1 -timeout 0 ./...
@@ -36,6 +40,12 @@ model:          ## holds every store against the plain model, for about STEPS st
 DURATION ?= 10m
 load:           ## keeps a dispatcher under load for DURATION, and watches what it uses
 	LOAD_DURATION=$(DURATION) go test -v -count=1 -timeout 60m ./internal/loadtest
+
+FUZZTIME ?= 10m
+fuzz:           ## every fuzz target for FUZZTIME, one after another
+	for f in $$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's/func //'); do \
+		(cd "$$(dirname "$${f%%:*}")" && go test -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
+	done
 
 check:          ## all that is checked before a change is merged
 	.ci/run
