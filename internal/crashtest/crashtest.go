@@ -58,17 +58,18 @@ type Report struct {
 	Delivered, Diverted, Pending, Deleted, Lost int
 	// Damaged counts bodies that arrived otherwise than they were accepted.
 	Damaged int
-	// Explained counts repetitions that a kill explains, Resent those of events that the service sent again
-	// because it was not told what became of the first call, Unexplained all others.
-	Explained, Resent, Unexplained int
+	// Explained counts repetitions that a kill explains, TimedOut those after an attempt that the service gave up
+	// as its timeout ended, Resent those of events that the service sent again because it was not told what became
+	// of the first call, Unexplained all others.
+	Explained, TimedOut, Resent, Unexplained int
 	// Faults says, for the first few that are lost, damaged or unexplained, what happened.
 	Faults []string
 }
 
 // String returns the report in one line.
 func (r Report) String() string {
-	text := fmt.Sprintf("kills %d, acknowledged %d, delivered %d, diverted %d, pending %d, deleted %d, lost %d, damaged %d, duplicates explained %d, unexplained %d",
-		r.Kills, r.Acknowledged, r.Delivered, r.Diverted, r.Pending, r.Deleted, r.Lost, r.Damaged, r.Explained, r.Unexplained)
+	text := fmt.Sprintf("kills %d, acknowledged %d, delivered %d, diverted %d, pending %d, deleted %d, lost %d, damaged %d, duplicates explained by kills %d, by timeouts %d, unexplained %d",
+		r.Kills, r.Acknowledged, r.Delivered, r.Diverted, r.Pending, r.Deleted, r.Lost, r.Damaged, r.Explained, r.TimedOut, r.Unexplained)
 	if r.Restarts > 0 {
 		text += fmt.Sprintf(", sent again by the host %d, restarts of the server %d", r.Resent, r.Restarts)
 	}

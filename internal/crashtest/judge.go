@@ -29,6 +29,7 @@ type ledger struct {
 	accepted map[id]string // the hash of the body
 	deleting map[id]bool
 	resent   map[id]bool       // by the host, after an error
+	timeouts map[id]int        // attempts that got no answer in time
 	kills    map[int]time.Time // by generation
 	outages  []span            // of the store's server
 }
@@ -37,7 +38,7 @@ type ledger struct {
 type span struct{ from, to time.Time }
 
 func newLedger() *ledger {
-	return &ledger{accepted: make(map[id]string), deleting: make(map[id]bool), resent: make(map[id]bool), kills: make(map[int]time.Time)}
+	return &ledger{accepted: make(map[id]string), deleting: make(map[id]bool), resent: make(map[id]bool), timeouts: make(map[id]int), kills: make(map[int]time.Time)}
 }
 
 // note reads a line of a service's. A line that a kill cut short was not acknowledged.
@@ -51,6 +52,8 @@ func (l *ledger) note(line string) {
 		l.deleting[id{f[1], f[2]}] = true
 	case len(f) == 3 && f[0] == "resending":
 		l.resent[id{f[1], f[2]}] = true
+	case len(f) == 3 && f[0] == "timeout":
+		l.timeouts[id{f[1], f[2]}]++
 	}
 }
 
@@ -184,6 +187,7 @@ func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, ki
 		if !acknowledged {
 			hash = receipts[0].hash
 		}
+		timeouts := l.timeouts[key]
 		for i, got := range receipts {
 			if got.hash != hash {
 				report.Damaged++
@@ -193,6 +197,9 @@ func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, ki
 			case i == 0:
 			case l.explains(receipts[i-1], got):
 				report.Explained++
+			case timeouts > 0: // the machine stood still between the answer and the sender
+				timeouts--
+				report.TimedOut++
 			case l.resent[key]:
 				report.Resent++
 			default:

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/testdata"
 )
@@ -87,7 +89,21 @@ func newDispatcher(store diverted.Store, timeout time.Duration) (*diverted.Dispa
 		UserAgent:       "generation " + os.Getenv("CRASHTEST_GENERATION"),
 		AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Logger:          slog.New(slog.DiscardHandler),
+		Observer: diverted.Observer{Attempted: func(a diverted.Attempt) {
+			if a.Failure != nil && a.Failure.Trigger == diverted.TriggerTimeout {
+				fmt.Printf("timeout %s %s\n", nameOf(a.Key.Webhook), a.Key.Event)
+			}
+		}},
 	})
+}
+
+func nameOf(webhook ulid.ULID) string {
+	for name, locator := range webhooks {
+		if locator == webhook {
+			return name
+		}
+	}
+	return ""
 }
 
 func putWebhooks(ctx context.Context, store diverted.Store, receiver string) error {
