@@ -24,15 +24,17 @@ const (
 	DivertedList   Permission = "diverted-events:list"
 	DivertedResend Permission = "diverted-events:resend"
 	DivertedDelete Permission = "diverted-events:delete"
-	WebhooksRead   Permission = "webhooks:read"
-	WebhooksList   Permission = "webhooks:list"
-	WebhooksWrite  Permission = "webhooks:write"
-	EventsWrite    Permission = "events:write"
+	// DivertedPayload shows what was sent, where a diverted event is fetched with extended=true.
+	DivertedPayload Permission = "diverted-events:payload"
+	WebhooksRead    Permission = "webhooks:read"
+	WebhooksList    Permission = "webhooks:list"
+	WebhooksWrite   Permission = "webhooks:write"
+	EventsWrite     Permission = "events:write"
 )
 
 // Permissions returns all permissions, for those who check what a token may be given.
 func Permissions() []Permission {
-	return []Permission{DivertedRead, DivertedList, DivertedResend, DivertedDelete, WebhooksRead, WebhooksList, WebhooksWrite, EventsWrite}
+	return []Permission{DivertedRead, DivertedList, DivertedResend, DivertedDelete, DivertedPayload, WebhooksRead, WebhooksList, WebhooksWrite, EventsWrite}
 }
 
 // AllowAll is a [Config.Authorize] that lets everybody do everything in every tenant. It is for tests,

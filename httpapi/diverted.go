@@ -37,6 +37,14 @@ func (c *call) key() diverted.Key {
 }
 
 func (h *Handler) fetchDiverted(c *call) (answer, error) {
+	var f faults
+	extended := c.flag(&f, "extended")
+	if err := f.err(errParameter); err != nil {
+		return answer{}, err
+	}
+	if extended != nil && *extended {
+		return h.fetchExtended(c)
+	}
 	event, err := h.config.Diverted.FetchDiverted(c.r.Context(), c.key())
 	if err != nil {
 		return answer{}, err
@@ -46,8 +54,11 @@ func (h *Handler) fetchDiverted(c *call) (answer, error) {
 
 func (h *Handler) listDiverted(c *call) (answer, error) {
 	var f faults
-	query := diverted.DivertedQuery{Webhook: c.webhookKey()}
+	query := diverted.DivertedQuery{Webhook: c.webhookKey(), Filter: c.filter(&f)}
 	query.Offset, query.Limit, query.After = c.page(&f)
+	if extended := c.flag(&f, "extended"); extended != nil {
+		query.Failures = *extended
+	}
 	if err := f.err(errParameter); err != nil {
 		return answer{}, err
 	}
@@ -55,19 +66,36 @@ func (h *Handler) listDiverted(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	items := make([]divertedEventResponse, len(page.Events)) // [] when empty, never null
-	for i, event := range page.Events {
-		items[i] = divertedResponse(event)
+	var a answer
+	if query.Failures {
+		a, err = ok(each(page.Events, extendedResponse))
+	} else {
+		a, err = ok(each(page.Events, divertedResponse))
 	}
-	a, err := ok(items)
-	if page.More && len(items) > 0 {
-		a.header = c.next(query.Limit, page.Events[len(items)-1].Event)
+	if n := len(page.Events); page.More && n > 0 {
+		a.header = c.next(query.Limit, page.Events[n-1].Event)
 	}
 	return a, err
 }
 
+// each is [] of nothing, never null.
+func each[T, R any](all []T, f func(T) R) []R {
+	items := make([]R, len(all))
+	for i, one := range all {
+		items[i] = f(one)
+	}
+	return items
+}
+
 func (h *Handler) deleteDiverted(c *call) (answer, error) {
 	if err := h.config.Diverted.DeleteDiverted(c.r.Context(), c.key()); err != nil {
+		return answer{}, err
+	}
+	return ok(empty{})
+}
+
+func (h *Handler) expungeDiverted(c *call) (answer, error) {
+	if err := h.retention.Expunge(c.r.Context(), c.key()); err != nil {
 		return answer{}, err
 	}
 	return ok(empty{})
@@ -92,6 +120,9 @@ func (h *Handler) resendByHost(ctx context.Context, key diverted.Key) error {
 	event, err := h.config.Diverted.FetchDiverted(ctx, key)
 	if err != nil {
 		return err
+	}
+	if event.Expunged {
+		return diverted.ErrExpunged // there is nothing to hand over
 	}
 	switch err := h.config.Resend(ctx, event); {
 	case err == nil:

@@ -6,6 +6,16 @@
 //	POST   /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}/resend  resend
 //	DELETE /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}         delete
 //
+// Where the store of [Config.Diverted] can:
+//
+//	POST   /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/resend                  resend many
+//	DELETE /event/{tenantLocator}/webhooks/{webhookLocator}/diverted                         delete many
+//	DELETE /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}/payload  expunge
+//	POST   /event/{tenantLocator}/webhooks/{webhookLocator}/divert                           set aside what is held
+//	GET    /event/{tenantLocator}/webhooks/{webhookLocator}/pending                          list what is pending
+//	GET    /event/{tenantLocator}/webhooks/{webhookLocator}/stats                            numbers of a webhook
+//	GET    /event/{tenantLocator}/webhooks/stats                                             numbers of a tenant
+//
 // With [Config.Webhooks]:
 //
 //	POST   /event/{tenantLocator}/webhooks                              create
@@ -55,6 +65,15 @@
 // leaving it out, so an update never removes anything by it; of a required member, and within an array, it is
 // a wrong type. An update changes what it names and nothing else, and nothing at all if it fails.
 //
+// # Many at once
+//
+// Resending, deleting and setting aside many is done in steps that the caller drives: each takes up to limit
+// events in one transaction, and its answer's next, absent after the last step, is the after of the next one.
+// Nothing is remembered in between, so that a step whose answer was lost is simply repeated. Only what was
+// there at the first step is taken, each event once, however long the steps go on: next carries that moment. It
+// belongs to the route, the webhook, the filter and dryRun that it came from, and is refused anywhere else. A step
+// needs a filter, or all=true; both contradict each other.
+//
 // # Answers
 //
 // Answers are JSON with identifiers in canonical case, and carry Cache-Control: no-store. A list that goes
@@ -83,7 +102,9 @@ import (
 
 // Config sets up a [Handler].
 type Config struct {
-	// Diverted holds what was set aside. Required. A [diverted.Store] is one.
+	// Diverted holds what was set aside. Required. A [diverted.Store] is one. The routes for many events at
+	// once, for numbers, for expunging and for what is pending exist where it can do that: as a
+	// [diverted.BulkStore], a [diverted.StatsStore], a [diverted.RetentionStore], and a [diverted.DeliveryStore].
 	Diverted diverted.DivertedStore
 
 	// Authorize says whether the request may do what needs these permissions, all of them, within the tenant.
@@ -91,8 +112,9 @@ type Config struct {
 	// [ErrUnauthenticated] if the request has no good credentials, and else [ErrForbidden] if they are not
 	// enough, for instance since they are another tenant's; any other error is answered 500 and logged.
 	//
-	// It is called once per request, after the path was checked and before anything is looked up, and must
-	// leave the request's body unread.
+	// It is called after the path was checked and before anything is looked up, and must leave the request's
+	// body unread. It is called once per request, but for a fetch with extended=true, which asks for
+	// [DivertedPayload] beside: forbidden, the answer leaves out the event itself.
 	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...Permission) error
 
 	// Challenge is the header WWW-Authenticate of a 401 (RFC 9110, section 11.6.1). Empty: Bearer.
@@ -104,7 +126,8 @@ type Config struct {
 	// It is given the whole event. If it returns nil the event is deleted and the answer is 200. An error
 	// keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered
 	// as the store's own, 409, and anything else 502 resend_failed, and logged. It is called concurrently,
-	// for the same event too, and again after a crash between its return and the deletion.
+	// for the same event too, and again after a crash between its return and the deletion. A bulk resend calls
+	// it for each event, 16 at once; those that it does not take are matched and not done.
 	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
 	// Webhooks keeps webhooks. A [diverted.Store] is one. Nil: the webhook routes do not exist.
@@ -157,6 +180,12 @@ type Handler struct {
 	resources []*resource
 	document  map[string]json.RawMessage
 	pings     limiter
+
+	// What the store of Config.Diverted can do beyond what each can; nil: it cannot.
+	bulk       diverted.BulkStore
+	statistics diverted.StatsStore
+	retention  diverted.RetentionStore
+	pending    pendingStore
 }
 
 // New returns the handler, or a [diverted.InvalidError] that names what the configuration lacks.
@@ -174,6 +203,10 @@ func New(config Config) (*Handler, error) {
 		config.Logger = slog.Default()
 	}
 	h := &Handler{config: config, log: config.Logger}
+	h.bulk, _ = config.Diverted.(diverted.BulkStore)
+	h.statistics, _ = config.Diverted.(diverted.StatsStore)
+	h.retention, _ = config.Diverted.(diverted.RetentionStore)
+	h.pending, _ = config.Diverted.(pendingStore)
 	h.resources = newResources(h.routes())
 	h.document = h.openapi()
 	return h, nil
@@ -229,13 +262,18 @@ func (h *Handler) serve(c *call) (answer, error) {
 	return found.serve(c)
 }
 
-// authorize asks the host. An error that is neither of the two it may give is unforeseen, whatever it
-// wraps: a token that was not found is no 404.
+// authorize asks the host whether the request may do what its route does.
 func (h *Handler) authorize(c *call) error {
 	if c.route.open {
 		return nil
 	}
-	err := h.config.Authorize(c.r, c.tenant, c.route.needs(c.r)...)
+	return h.permits(c, c.route.needs(c.r)...)
+}
+
+// permits asks the host. An error that is neither of the two it may give is unforeseen, whatever it wraps: a
+// token that was not found is no 404.
+func (h *Handler) permits(c *call, permissions ...Permission) error {
+	err := h.config.Authorize(c.r, c.tenant, permissions...)
 	switch {
 	case err == nil:
 		return nil

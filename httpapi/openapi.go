@@ -21,12 +21,17 @@ func (h *Handler) openapi() map[string]json.RawMessage {
 	var d map[string]json.RawMessage
 	mustUnmarshal(document, &d)
 	mustUnmarshal(d["paths"], &paths)
-	have := map[string]bool{}
+	have := map[string]bool{} // by path, and by method and path
 	for _, t := range h.routes() {
 		have["/"+t.path] = true
+		have[strings.ToLower(t.method)+" /"+t.path] = true
 	}
-	// All methods of a path come and go together.
-	for path := range paths {
+	for path, methods := range paths {
+		for method := range methods {
+			if method != "parameters" && !have[method+" "+path] {
+				delete(methods, method)
+			}
+		}
 		if !have[path] {
 			delete(paths, path)
 		}

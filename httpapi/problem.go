@@ -25,6 +25,7 @@ var (
 	errMalformed   = errors.New("malformed body")
 	errBody        = errors.New("invalid body")
 	errTooOften    = errors.New("too often")
+	errActive      = errors.New("webhook is active")
 )
 
 // methodError is an errMethod that knows which methods there are.
@@ -78,6 +79,8 @@ var problems = []problem{
 	{err: diverted.ErrWebhookUnknown, status: 409, code: "webhook_unknown", title: "The webhook is not known here", detail: "The event stays diverted, since there is no webhook to send it to."},
 	{err: diverted.ErrDisabled, status: 409, code: "disabled", title: "The webhook is disabled", detail: "Enable it first. Nothing was changed."},
 	{err: diverted.ErrSuspended, status: 409, code: "suspended", title: "The webhook is suspended", detail: "Unsuspend it first. Nothing was changed."},
+	{err: diverted.ErrExpunged, status: 409, code: "event_expunged", title: "The event was expunged", detail: "Its body is gone for good, so that it can be deleted but not resent. Nothing was changed."},
+	{err: errActive, status: 409, code: "active", title: "The webhook is active", detail: "Only what a suspended or disabled webhook holds can be set aside. Nothing was changed."},
 	{err: diverted.ErrNotEmpty, status: 409, code: "not_empty", title: "The webhook still has events", detail: "Wait for them, resend or delete them, or discard them with ?discard=true. Nothing was changed."},
 	{err: diverted.ErrConflict, status: 409, code: "conflict", title: "Somebody else changed it meanwhile", detail: "Repeat the request. Nothing was changed."},
 

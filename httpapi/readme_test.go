@@ -24,7 +24,7 @@ func TestEveryProblemHasItsSectionInTheReadme(t *testing.T) {
 
 func TestEveryRouteIsInTheReadme(t *testing.T) {
 	is := is.New(t)
-	for _, r := range everyRoute().routes() {
+	for _, r := range everyRoute(t).routes() {
 		if r.open {
 			is.True(strings.Contains(readme, "GET `/"+r.path+"`"))
 			continue
@@ -45,8 +45,13 @@ func TestEveryRouteIsInTheReadme(t *testing.T) {
 	}
 }
 
-// everyRoute is a handler that has all routes. It answers none of them.
-func everyRoute() *Handler {
+// everyRoute is a handler that has all routes.
+func everyRoute(t *testing.T) *Handler {
+	t.Helper()
 	store := diverted.NewMemoryStore()
-	return &Handler{config: Config{Webhooks: store, Publisher: &diverted.Dispatcher{}, Pinger: &diverted.Dispatcher{}}}
+	h, err := New(Config{Diverted: store, Webhooks: store, Publisher: &diverted.Dispatcher{}, Pinger: &diverted.Dispatcher{}, Authorize: AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }

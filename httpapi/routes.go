@@ -45,12 +45,34 @@ const (
 // routes is the table of the routes that the configuration has. Where two paths match, the one that comes
 // first does.
 func (h *Handler) routes() []route {
-	routes := []route{
-		{method: "GET", path: "event/openapi.json", open: true, serve: h.serveOpenAPI},
-		{method: "GET", path: divertedPath, permissions: []Permission{DivertedRead, DivertedList}, query: []string{"offset", "count", "after"}, serve: h.listDiverted},
-		{method: "GET", path: eventPath, permissions: []Permission{DivertedRead}, serve: h.fetchDiverted},
-		{method: "DELETE", path: eventPath, permissions: []Permission{DivertedDelete}, serve: h.deleteDiverted},
-		{method: "POST", path: eventPath + "/resend", permissions: []Permission{DivertedResend}, serve: h.resendDiverted},
+	routes := []route{{method: "GET", path: "event/openapi.json", open: true, serve: h.serveOpenAPI}}
+	if h.bulk != nil { // diverted/resend comes before the path of one event
+		bulk := []string{"all", "limit", "after", "dryRun"}
+		filtered := slices.Concat(filterParameters, bulk)
+		routes = append(routes,
+			route{method: "POST", path: divertedPath + "/resend", permissions: []Permission{DivertedList, DivertedResend}, query: filtered, serve: h.resendAll},
+			route{method: "DELETE", path: divertedPath, permissions: []Permission{DivertedList, DivertedDelete}, query: filtered, serve: h.deleteAll},
+			route{method: "POST", path: webhookPath + "/divert", permissions: []Permission{WebhooksWrite, DivertedList}, query: append([]string{"eventType"}, bulk...), serve: h.divertAll},
+		)
+	}
+	routes = append(routes,
+		route{method: "GET", path: divertedPath, permissions: []Permission{DivertedRead, DivertedList},
+			query: slices.Concat(filterParameters, []string{"extended", "offset", "count", "after"}), serve: h.listDiverted},
+		route{method: "GET", path: eventPath, permissions: []Permission{DivertedRead}, query: []string{"extended"}, serve: h.fetchDiverted},
+		route{method: "DELETE", path: eventPath, permissions: []Permission{DivertedDelete}, serve: h.deleteDiverted},
+		route{method: "POST", path: eventPath + "/resend", permissions: []Permission{DivertedResend}, serve: h.resendDiverted},
+	)
+	if h.retention != nil {
+		routes = append(routes, route{method: "DELETE", path: eventPath + "/payload", permissions: []Permission{DivertedDelete}, serve: h.expungeDiverted})
+	}
+	if h.pending != nil {
+		routes = append(routes, route{method: "GET", path: webhookPath + "/pending", permissions: []Permission{DivertedRead, DivertedList}, query: []string{"offset", "count", "after"}, serve: h.listPending})
+	}
+	if h.statistics != nil { // webhooks/stats comes before the path of one webhook
+		routes = append(routes,
+			route{method: "GET", path: webhooksPath + "/stats", permissions: []Permission{WebhooksRead, WebhooksList}, query: []string{"hours"}, serve: h.tenantStats},
+			route{method: "GET", path: webhookPath + "/stats", permissions: []Permission{WebhooksRead}, query: []string{"hours"}, serve: h.webhookStats},
+		)
 	}
 	if h.config.Webhooks != nil {
 		routes = append(routes,

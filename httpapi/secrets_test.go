@@ -283,11 +283,13 @@ func TestNothingPlantedIsFoundInAnswersLogsProblemsPanicsAndStoredMessages(t *te
 	stored := 0
 	for _, hook := range hooks {
 		c.do("GET", hook, "")
-		_, list := c.do("GET", hook+"/diverted", "")
+		c.do("GET", hook+"/pending", "")
+		_, list := c.do("GET", hook+"/diverted?extended=true", "")
 		var events []struct{ EventLocator string }
 		is.NoErr(json.Unmarshal([]byte(list), &events))
 		for _, e := range events {
 			c.do("GET", hook+"/diverted/"+e.EventLocator, "")
+			c.do("GET", hook+"/diverted/"+e.EventLocator+"?extended=true", "")
 			c.do("POST", hook+"/diverted/"+e.EventLocator+"/resend", "")
 			stored++
 		}
@@ -342,6 +344,9 @@ func TestNothingPlantedIsFoundInAnswersLogsProblemsPanicsAndStoredMessages(t *te
 		{"GET", hooks[0], ""}, {"GET", webhooksPath(tenant) + "/list", ""}, {"PATCH", hooks[0] + "/unsuspend", ""}, {"POST", hooks[0] + "/ping", ""}, {"DELETE", hooks[0], ""},
 		{"GET", hooks[0] + "/diverted", ""}, {"GET", hooks[0] + "/diverted/" + ulid.Make().String(), ""}, {"POST", hooks[0] + "/diverted/" + ulid.Make().String() + "/resend", ""},
 		{"DELETE", hooks[0] + "/diverted/" + ulid.Make().String(), ""},
+		{"GET", hooks[0] + "/diverted?extended=true", ""}, {"GET", hooks[0] + "/diverted/" + ulid.Make().String() + "?extended=true", ""}, {"GET", hooks[0] + "/pending", ""},
+		{"POST", hooks[0] + "/diverted/resend?all=true", ""}, {"DELETE", hooks[0] + "/diverted?all=true", ""}, {"POST", hooks[0] + "/divert?all=true", ""},
+		{"DELETE", hooks[0] + "/diverted/" + ulid.Make().String() + "/payload", ""}, {"GET", hooks[0] + "/stats", ""}, {"GET", webhooksPath(tenant) + "/stats?hours=1", ""},
 	}
 	call := func(least int) {
 		for _, a := range everyCall {

@@ -77,7 +77,7 @@ func newAPI(t *testing.T, change ...func(*httpapi.Config)) *api {
 	return a
 }
 
-// watched is a store that counts what it is asked, and that can fail or panic.
+// watched is a store that counts what it is asked, and that can fail or panic. It can all that its store can.
 type watched struct {
 	diverted.Store
 	mu    sync.Mutex
@@ -172,6 +172,55 @@ func (w *watched) Unsuspend(ctx context.Context, key diverted.WebhookKey) error 
 	return w.Store.Unsuspend(ctx, key)
 }
 
+func (w *watched) ListPending(ctx context.Context, q diverted.DivertedQuery) (diverted.PendingPage, error) {
+	if err := w.called(); err != nil {
+		return diverted.PendingPage{}, err
+	}
+	return w.Store.ListPending(ctx, q)
+}
+
+func (w *watched) ResendAll(ctx context.Context, r diverted.BulkRequest) (diverted.BulkResult, error) {
+	if err := w.called(); err != nil {
+		return diverted.BulkResult{}, err
+	}
+	return w.Store.(diverted.BulkStore).ResendAll(ctx, r)
+}
+
+func (w *watched) DeleteAll(ctx context.Context, r diverted.BulkRequest) (diverted.BulkResult, error) {
+	if err := w.called(); err != nil {
+		return diverted.BulkResult{}, err
+	}
+	return w.Store.(diverted.BulkStore).DeleteAll(ctx, r)
+}
+
+func (w *watched) DivertAll(ctx context.Context, r diverted.BulkRequest) (diverted.BulkResult, error) {
+	if err := w.called(); err != nil {
+		return diverted.BulkResult{}, err
+	}
+	return w.Store.(diverted.BulkStore).DivertAll(ctx, r)
+}
+
+func (w *watched) Stats(ctx context.Context, q diverted.StatsQuery) (diverted.Stats, error) {
+	if err := w.called(); err != nil {
+		return diverted.Stats{}, err
+	}
+	return w.Store.(diverted.StatsStore).Stats(ctx, q)
+}
+
+func (w *watched) Purge(ctx context.Context, r diverted.PurgeRequest) (diverted.PurgeResult, error) {
+	if err := w.called(); err != nil {
+		return diverted.PurgeResult{}, err
+	}
+	return w.Store.(diverted.RetentionStore).Purge(ctx, r)
+}
+
+func (w *watched) Expunge(ctx context.Context, key diverted.Key) error {
+	if err := w.called(); err != nil {
+		return err
+	}
+	return w.Store.(diverted.RetentionStore).Expunge(ctx, key)
+}
+
 // result is an answer as a client sees it.
 type result struct {
 	*http.Response
@@ -253,7 +302,7 @@ func (a *api) webhook(owner uuid.UUID, n byte, change ...func(*diverted.Webhook)
 }
 
 // divert sets an event aside: a real payload, under a locator that rises with n.
-func (a *api) divert(webhook diverted.WebhookKey, n byte) diverted.DivertedEvent {
+func (a *api) divert(webhook diverted.WebhookKey, n byte, change ...func(*diverted.DivertedEvent)) diverted.DivertedEvent {
 	a.t.Helper()
 	payload := testdata.Payloads()[n]
 	event := diverted.Event{Locator: locator(n), RequestLocator: locator(200), Timestamp: failed, Type: payload.Type, Data: payload.Data}
@@ -266,8 +315,28 @@ func (a *api) divert(webhook diverted.WebhookKey, n byte) diverted.DivertedEvent
 		EventType:      event.Type,
 		Body:           body,
 	}
+	for _, f := range change {
+		f(&d)
+	}
 	a.is.NoErr(a.store.Divert(a.t.Context(), d))
 	return d
+}
+
+// of changes what an event was set aside for.
+func of(trigger diverted.Trigger) func(*diverted.DivertedEvent) {
+	return func(d *diverted.DivertedEvent) { d.Failure.Trigger = trigger }
+}
+
+// accept makes an event pending: a real payload, under a locator that rises with n.
+func (a *api) accept(webhook diverted.WebhookKey, n byte) diverted.Key {
+	a.t.Helper()
+	payload := testdata.Payloads()[n]
+	event := diverted.Event{Locator: locator(n), RequestLocator: locator(200), Timestamp: failed, Type: payload.Type, Data: payload.Data}
+	message, err := diverted.NewMessage(webhook.Tenant, webhook.Webhook, event)
+	a.is.NoErr(err)
+	_, err = a.store.Accept(a.t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message}})
+	a.is.NoErr(err)
+	return diverted.Key{Tenant: webhook.Tenant, Webhook: webhook.Webhook, Event: event.Locator}
 }
 
 // held returns the locators of a webhook's diverted events.
@@ -278,6 +347,18 @@ func (a *api) held(webhook diverted.WebhookKey) []ulid.ULID {
 	var locators []ulid.ULID
 	for _, e := range page.Events {
 		locators = append(locators, e.Event)
+	}
+	return locators
+}
+
+// pending returns the locators of a webhook's pending deliveries.
+func (a *api) pending(webhook diverted.WebhookKey) []ulid.ULID {
+	a.t.Helper()
+	page, err := a.store.ListPending(a.t.Context(), diverted.DivertedQuery{Webhook: webhook, Limit: diverted.MaxPage})
+	a.is.NoErr(err)
+	var locators []ulid.ULID
+	for _, d := range page.Deliveries {
+		locators = append(locators, d.Event)
 	}
 	return locators
 }

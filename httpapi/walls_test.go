@@ -80,9 +80,16 @@ func newTown(t *testing.T, grants map[string]grant) town {
 					Key:            diverted.Key{Tenant: owner, Webhook: w.Locator, Event: locatorOf(owner, 'e', e)},
 					RequestLocator: locatorOf(owner, 'r', e),
 					Failure:        diverted.Failure{Trigger: "503", Status: 503, Message: marker(owner), At: failed},
-					EventType:      "order.paid", Body: []byte(`{}`),
+					EventType:      "order.paid", Body: []byte(`{"to":"` + marker(owner) + `"}`),
 				}))
 			}
+		}
+		for n := byte(1); n <= 3; n++ { // one is pending at each
+			_, err := store.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{{
+				Tenant: owner, Webhook: locatorOf(owner, 'w', n), Event: locatorOf(owner, 'e', 4), RequestLocator: locatorOf(owner, 'r', 4),
+				EventType: marker(owner), Body: []byte(`{}`),
+			}}})
+			must(err)
 		}
 		must(store.Suspend(t.Context(), diverted.WebhookKey{Tenant: owner, Webhook: locatorOf(owner, 'w', 2)}))
 	}
@@ -141,6 +148,12 @@ func (a asking) of(t town) *httptest.ResponseRecorder {
 	return w
 }
 
+// calls are the names of what randomly makes up.
+var calls = []string{
+	"list diverted", "fetch diverted", "fetch extended", "resend", "resend all", "delete diverted", "delete all", "divert all", "list pending", "expunge", "stats", "tenant stats",
+	"create", "fetch", "list", "update", "delete", "discard", "unsuspend", "ping", "publish",
+}
+
 // randomly makes up a call: any route, any token, and locators of one's own, of the other, or of nobody.
 func randomly(rnd *rand.Rand, tokens []string, grants map[string]grant) (string, asking) {
 	pick := func(options ...string) string { return options[rnd.IntN(len(options))] }
@@ -172,10 +185,27 @@ func randomly(rnd *rand.Rand, tokens []string, grants map[string]grant) (string,
 	set := func(method, path, body string, needs ...httpapi.Permission) {
 		a.method, a.path, a.body, a.needs = method, path, body, needs
 	}
-	name := pick("list diverted", "fetch diverted", "resend", "delete diverted", "create", "fetch", "list", "update", "delete", "discard", "unsuspend", "ping", "publish")
+	name := pick(calls...)
+	filter := pick("?all=true", "?trigger=503", "?trigger=5xx&eventType=order.paid&dryRun=true", "?all=true&limit=1", "?eventType="+marker(other), "?since=2020-01-01T00:00:00Z", "")
 	switch name {
+	case "fetch extended":
+		set(pick("GET", "HEAD"), diverted()+"?extended=true", "", read)
+	case "resend all":
+		set("POST", one()+"/diverted/resend"+filter, "", list, httpapi.DivertedResend)
+	case "delete all":
+		set("DELETE", one()+"/diverted"+filter, "", list, httpapi.DivertedDelete)
+	case "divert all":
+		set("POST", one()+"/divert"+pick("?all=true", "?eventType="+marker(a.tenant), ""), "", httpapi.WebhooksWrite, list)
+	case "list pending":
+		set(pick("GET", "HEAD"), one()+"/pending"+pick("", "?count=2", "?offset=1", "?count=0"), "", read, list)
+	case "expunge":
+		set("DELETE", diverted()+"/payload", "", httpapi.DivertedDelete)
+	case "stats":
+		set(pick("GET", "HEAD"), one()+"/stats"+pick("", "?hours=24", "?hours=0"), "", httpapi.WebhooksRead)
+	case "tenant stats":
+		set(pick("GET", "HEAD"), webhooks+"/stats"+pick("", "?hours=24", "?hours=0"), "", httpapi.WebhooksRead, httpapi.WebhooksList)
 	case "list diverted":
-		set(pick("GET", "HEAD"), one()+"/diverted"+pick("", "?count=2", "?offset=1", "?count=0"), "", read, list)
+		set(pick("GET", "HEAD"), one()+"/diverted"+pick("", "?count=2", "?offset=1", "?count=0", "?extended=true", "?trigger=5xx"), "", read, list)
 	case "fetch diverted":
 		set(pick("GET", "HEAD"), diverted(), "", read)
 	case "resend":
@@ -205,13 +235,13 @@ func randomly(rnd *rand.Rand, tokens []string, grants map[string]grant) (string,
 }
 
 func TestNoRandomCallTellsOfAnotherTenantOrPassesWithoutPermission(t *testing.T) {
-	const calls = 10_000
+	const times = 10_000
 	is := is.New(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	grants := everyGrant()
-	is.Equal(len(grants), 2<<8)
+	is.Equal(len(grants), 2<<9)
 	tokens := []string{"", "unknown"}
 	for token := range grants {
 		tokens = append(tokens, token)
@@ -222,7 +252,7 @@ func TestNoRandomCallTellsOfAnotherTenantOrPassesWithoutPermission(t *testing.T)
 	told, passed := 0, 0
 	stopped, succeeded, compared := map[string]int{}, map[string]int{}, map[string]int{}
 	here, before := newTown(t, grants), newTown(t, grants)
-	for range calls {
+	for range times {
 		name, a := randomly(rnd, tokens, grants)
 		g, known := grants[a.token]
 		asked := here.asked.count()
@@ -245,6 +275,11 @@ func TestNoRandomCallTellsOfAnotherTenantOrPassesWithoutPermission(t *testing.T)
 			}
 		} else if w.Code == 401 || w.Code == 403 || w.Code >= 500 {
 			t.Errorf("%s: %s %s with %v was refused: %s", name, a.method, a.path, g.permissions, shows)
+		}
+
+		// What was sent is shown to those alone who may see it.
+		if shown := strings.Contains(shows, `"to":`); known && shown != (name == "fetch extended" && w.Code == 200 && a.method == "GET" && g.permits(a.tenant, httpapi.DivertedPayload)) {
+			t.Errorf("%s: %s %s with %v shows %s", name, a.method, a.path, g.permissions, shows)
 		}
 
 		// Nothing may tell of the other tenant.
@@ -280,15 +315,15 @@ func TestNoRandomCallTellsOfAnotherTenantOrPassesWithoutPermission(t *testing.T)
 			here, before = newTown(t, grants), newTown(t, grants) // begin anew, so that there is always something to find
 		}
 	}
-	t.Logf("%d calls: stopped %v, succeeded %v, compared %v", calls, stopped, succeeded, compared)
+	t.Logf("%d calls: stopped %v, succeeded %v, compared %v", times, stopped, succeeded, compared)
 	is.Equal(told, 0)
 	is.Equal(passed, 0)
-	for _, name := range []string{"list diverted", "fetch diverted", "resend", "delete diverted", "create", "fetch", "list", "update", "delete", "discard", "unsuspend", "ping", "publish"} {
+	for _, name := range calls {
 		if name == "delete" {
 			continue // every webhook here has events
 		}
 		is.True(stopped[name] > 0)
 		is.True(succeeded[name] > 0)
-		is.True(name == "create" || name == "list" || compared[name] > 0)
+		is.True(name == "create" || name == "list" || name == "tenant stats" || compared[name] > 0)
 	}
 }

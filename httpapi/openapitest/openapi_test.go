@@ -148,7 +148,7 @@ func operation(model *v3.Document, e exchange) *v3.Operation {
 		return nil // methods are case-sensitive
 	}
 	for template, item := range model.Paths.PathItems.FromOldest() {
-		if strings.HasSuffix(template, "/{webhookLocator}") && path[len(path)-1] == "list" {
+		if last := path[len(path)-1]; strings.HasSuffix(template, "Locator}") && (last == "list" || last == "stats" || last == "resend") {
 			continue // which is another path
 		}
 		matches := func(segment, have string) bool {
