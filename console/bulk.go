@@ -1,0 +1,259 @@
+package console
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/httpapi"
+)
+
+// bulk is something that is done to many events of a webhook: first counted, then done, both in steps that the browser
+// drives, so that nothing is remembered between two of them. What a step knows of those before it is in its form.
+type bulk struct {
+	path        string
+	permissions []httpapi.Permission
+	// danger: it cannot be undone.
+	danger bool
+	// Title asks, Does is what the button does, Doing and Done say how far it is; each is followed by, or follows, a number of
+	// events.
+	title, does, doing, done, explain string
+	run                               func(diverted.BulkStore, context.Context, diverted.BulkRequest) (diverted.BulkResult, error)
+}
+
+var (
+	resendAll = &bulk{
+		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend},
+		title: "Resend diverted events", does: "Resend", doing: "resent", done: "on their way again",
+		explain: "Each gets a fresh budget of attempts, and goes out in the order in which it was accepted. The receiver gets them at the pace that it bears, however fast they are queued here.",
+		run:     diverted.BulkStore.ResendAll,
+	}
+	deleteAll = &bulk{
+		path: "diverted/delete", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}, danger: true,
+		title: "Delete diverted events", does: "Delete", doing: "deleted", done: "deleted",
+		explain: "They are forgotten for good: records, attempts and bodies. The receiver never gets them.",
+		run:     diverted.BulkStore.DeleteAll,
+	}
+	divertAll = &bulk{
+		path: "divert", permissions: []httpapi.Permission{httpapi.WebhooksWrite, httpapi.DivertedList},
+		title: "Divert pending deliveries", does: "Divert", doing: "diverted", done: "set aside",
+		explain: "What the webhook holds is set aside, so that it can be looked at, resent or deleted like every diverted event, and does not go out by itself when the webhook is active again.",
+		run:     diverted.BulkStore.DivertAll,
+	}
+	bulks = []*bulk{resendAll, deleteAll, divertAll}
+)
+
+// The states of what is done to many events.
+const (
+	counting = ""         // nothing is done yet
+	running  = "running"  // some steps are done, more are to come
+	finished = "finished" // all are done
+)
+
+// The sizes of a step: of one that counts, of one that a form asks for, and of one that the script asks for, whose
+// progress is to be seen.
+const (
+	countStep  = diverted.MaxBulk
+	formStep   = diverted.MaxBulk
+	scriptStep = diverted.DefaultBulk
+)
+
+// maxCount is the greatest number that a form may carry.
+const maxCount = 1 << 40
+
+// progress is how far something that is done to many events has come.
+type progress struct {
+	Request diverted.BulkRequest
+	State   string
+	// Counted are those found so far, Total all of them, 0 while they are being counted.
+	Counted, Total int
+	// Done are those that were changed, Missed those that were selected and could not be.
+	Done, Missed int
+}
+
+// progress reads how far it has come.
+func (c *call) progress() (progress, error) {
+	var f faults
+	p := progress{
+		Request: diverted.BulkRequest{
+			Webhook: c.webhookKey(), Filter: c.query.filter(&f),
+			After: c.query.locator(&f, "after"), Before: c.query.moment(&f, "before"),
+			Limit: c.query.number(&f, "limit", diverted.MaxBulk),
+		},
+		State:   c.query["state"],
+		Counted: c.query.number(&f, "counted", maxCount), Total: c.query.number(&f, "total", maxCount),
+		Done: c.query.number(&f, "done", maxCount), Missed: c.query.number(&f, "missed", maxCount),
+	}
+	switch p.State {
+	case counting, running, finished:
+	default:
+		f.add("state", "must be running, finished or left out")
+	}
+	return p, f.err(errParameter)
+}
+
+// query is the inverse of [call.progress].
+func (p progress) query() url.Values {
+	q := filterQuery(p.Request.Filter)
+	number := func(name string, n int) {
+		if n > 0 {
+			q.Set(name, strconv.Itoa(n))
+		}
+	}
+	if !p.Request.After.IsZero() {
+		q.Set("after", p.Request.After.String())
+	}
+	if !p.Request.Before.IsZero() {
+		q.Set("before", diverted.FormatTime(p.Request.Before))
+	}
+	if p.State != counting {
+		q.Set("state", p.State)
+	}
+	number("counted", p.Counted)
+	number("total", p.Total)
+	number("done", p.Done)
+	number("missed", p.Missed)
+	number("limit", p.Request.Limit)
+	return q
+}
+
+// bulkView is the page on which many events are counted and changed.
+type bulkView struct {
+	frame
+	Name                  string
+	Does, Doing, Finished string
+	Explain, Danger       string
+	What                  string
+	progress
+	// Action is where the form goes, Fields what it carries. CountOn leads on to the next step of the counting; empty: all
+	// are counted.
+	Action  string
+	Fields  []field
+	CountOn string
+	// Step is how many events a step has that the script drives.
+	Step int
+	Back string
+	// Refused says why it cannot be done now; empty: it can.
+	Refused string
+}
+
+type field struct{ Name, Value string }
+
+// plan counts what would be done, a step at a time, or shows how far it has come.
+func (b *bulk) plan(c *call) (answer, error) {
+	p, err := c.progress()
+	if err != nil {
+		return answer{}, err
+	}
+	v := bulkView{frame: c.frame(b.title), Does: b.does, Doing: b.doing, Finished: b.done, Explain: b.explain, Action: c.webhookLink(b.path), Step: scriptStep}
+	if b.danger {
+		v.Danger = "danger"
+	}
+	if p.State == counting && p.Total == 0 {
+		request := p.Request
+		request.DryRun, request.Limit = true, countStep
+		result, err := b.run(c.h.bulk, c.r.Context(), request)
+		if err != nil {
+			return answer{}, err
+		}
+		p.Counted += result.Matched
+		p.Request.Before = result.Before
+		if result.More {
+			p.Request.After = result.After
+			v.CountOn = withQuery(v.Action, p.query())
+		} else {
+			p.Total = p.Counted
+		}
+		if c.wantsJSON() {
+			return answer{status: 200, json: countStepAnswer{Counted: p.Counted, Next: v.CountOn, Before: diverted.FormatTime(p.Request.Before)}}, nil
+		}
+		// The first step that changes something begins where the counting did.
+		p.Request.After = ulid.Zero
+	}
+
+	w, known, err := c.fetchWebhook()
+	if err != nil {
+		return answer{}, err
+	}
+	if c.may(httpapi.WebhooksRead) {
+		v.Name = w.Name
+		v.Back = c.webhookLink()
+	}
+	v.withWebhook(c, w.Name)
+	v.progress = p
+	v.What = filterWords(p.Request.Filter)
+	v.Refused = b.refused(w, known)
+	p.State, p.Request.Limit = running, formStep
+	for name, list := range p.query() {
+		v.Fields = append(v.Fields, field{name, list[0]})
+	}
+	return render("bulk", v), nil
+}
+
+// refused says why the webhook, as it stands, does not let it be done.
+func (b *bulk) refused(w diverted.Webhook, known bool) string {
+	switch {
+	case b == resendAll && !known:
+		return "The store does not know this webhook, so there is nowhere to send to."
+	case b == resendAll && !w.Enabled:
+		return "The webhook is disabled. Enable it first."
+	case b == resendAll && w.Suspended():
+		return "The webhook is suspended. Unsuspend it first."
+	case b == divertAll && w.Active():
+		return "The webhook is active: what is pending is on its way."
+	}
+	return ""
+}
+
+// step makes one step, and leads to how far it has come.
+func (b *bulk) step(c *call) (answer, error) {
+	p, err := c.progress()
+	if err != nil {
+		return answer{}, err
+	}
+	if p.State != running { // a form that lost its fields must not empty a webhook
+		var f faults
+		f.add("state", "must be running")
+		return answer{}, f.err(errParameter)
+	}
+	result, err := b.run(c.h.bulk, c.r.Context(), p.Request)
+	if err != nil {
+		return answer{}, err
+	}
+	p.Done += result.Done
+	p.Missed += result.Matched - result.Done
+	p.State = finished
+	if result.More {
+		p.State, p.Request.After, p.Request.Before = running, result.After, result.Before
+	}
+	if c.wantsJSON() {
+		a := doStepAnswer{Done: p.Done, Missed: p.Missed, More: result.More, Fields: map[string]string{}}
+		for name, list := range p.query() {
+			a.Fields[name] = list[0]
+		}
+		return answer{status: 200, json: a}, nil
+	}
+	return seeOther(withQuery(c.webhookLink(b.path), p.query())), nil
+}
+
+// The answers to the console's script.
+type (
+	countStepAnswer struct {
+		Counted int    `json:"counted"`
+		Next    string `json:"next,omitempty"`
+		Before  string `json:"before"`
+	}
+	doStepAnswer struct {
+		Done   int               `json:"done"`
+		Missed int               `json:"missed"`
+		More   bool              `json:"more"`
+		Fields map[string]string `json:"fields"`
+	}
+	stepProblem struct {
+		Title  string `json:"title"`
+		Detail string `json:"detail"`
+	}
+)

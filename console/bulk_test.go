@@ -1,0 +1,245 @@
+package console_test
+
+import (
+	"encoding/json"
+	"html"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/matryer/is"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/console"
+)
+
+var (
+	hiddenField = regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)">`)
+	formAction  = regexp.MustCompile(`<form id="steps" method="post" action="([^"]+)"`)
+	countOn     = regexp.MustCompile(`<a href="([^"]+)">Count on</a>`)
+)
+
+// form returns what the form of a page would send, and where to.
+func (p page) form(s *site, at string) (target string, form url.Values) {
+	s.t.Helper()
+	action := formAction.FindStringSubmatch(p.body)
+	if action == nil {
+		s.t.Fatalf("there is no form on the page:\n%s", p.body)
+	}
+	form = url.Values{}
+	for _, field := range hiddenField.FindAllStringSubmatch(p.body, -1) {
+		form.Set(field[1], html.UnescapeString(field[2]))
+	}
+	return resolve(s, at, action[1]), form
+}
+
+// resolve does with a link what a browser does.
+func resolve(s *site, at, link string) string {
+	base, err := url.Parse(at)
+	s.is.NoErr(err)
+	u, err := base.Parse(html.UnescapeString(link))
+	s.is.NoErr(err)
+	u.Fragment = ""
+	return u.String()
+}
+
+// many sets n events aside, all alike.
+func (s *site) many(w diverted.WebhookKey, n int) {
+	s.t.Helper()
+	d := s.divert(w, 1)
+	for i := range n - 1 {
+		d.Event = ulid.ULID{2, byte(i >> 16), byte(i >> 8), byte(i)}
+		s.is.NoErr(s.store.Divert(s.t.Context(), d))
+	}
+}
+
+// Without JavaScript: a plan that is counted in steps, then a form for each step, until the end.
+func TestManyAreResentByFormsAlone(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	const many = 10_007 // a step of a form, and some
+	s.many(w, many)
+
+	at := webhookPath(w) + "/diverted/resend"
+	r := s.get(at)
+	is.True(r.has("10,000 or more"))
+	at = resolve(s, at, countOn.FindStringSubmatch(r.body)[1])
+	r = s.get(at)
+	is.True(r.has("<strong>10,007</strong> events would be resent"))
+	is.True(r.has("Resend 10,007 events"))
+	is.Equal(s.pending(w), 0) // counting changes nothing
+
+	target, form := r.form(s, at)
+	s.divert(w, 77) // comes after the count, and is not in what was shown
+	r = s.post(target, form)
+	is.Equal(r.StatusCode, 303)
+	at = resolve(s, target, r.Header.Get("Location"))
+	r = s.get(at)
+	is.True(r.has("<strong>10,000</strong> of 10,007 resent"))
+	is.True(r.has(`<progress id="bar" max="10007" value="10000"`))
+	is.True(r.has("Next step"))
+	is.Equal(s.get(at).body != "", true) // reloading the page does no step
+
+	target, form = r.form(s, at)
+	r = s.post(target, form)
+	r = s.get(resolve(s, target, r.Header.Get("Location")))
+	is.True(r.has("10,007 events are on their way again"))
+	is.True(!formAction.MatchString(r.body))
+	is.Equal(s.pending(w), many)
+	is.Equal(s.held(w), 1)
+}
+
+// pending counts a webhook's pending deliveries.
+func (s *site) pending(w diverted.WebhookKey) int {
+	s.t.Helper()
+	stats, err := s.store.Stats(s.t.Context(), diverted.StatsQuery{Tenant: w.Tenant, Webhook: w.Webhook})
+	s.is.NoErr(err)
+	return stats.Pending
+}
+
+// The script drives the same steps, and is answered in JSON.
+func TestTheScriptsSteps(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	s.many(w, 25)
+	at := webhookPath(w) + "/diverted/delete"
+	target, form := s.get(at).form(s, at)
+	form.Set("limit", "10")
+	var done []int
+	for more := true; more; {
+		r := s.post(target, form, "Accept", "application/json")
+		is.Equal(r.Header.Get("Content-Type"), "application/json")
+		var step struct {
+			Done   int
+			More   bool
+			Fields map[string]string
+		}
+		is.NoErr(json.Unmarshal([]byte(r.body), &step))
+		for name, value := range step.Fields {
+			form.Set(name, value)
+		}
+		done, more = append(done, step.Done), step.More
+	}
+	is.Equal(done, []int{10, 20, 25})
+	is.Equal(form.Get("state"), "finished")
+	is.Equal(s.held(w), 0)
+
+	problem := s.post(webhookPath(w)+"/diverted/resend", url.Values{"state": {"running"}, "limit": {"x"}}, "Accept", "application/json")
+	is.Equal(problem.StatusCode, 400)
+	is.True(strings.Contains(problem.body, `"title"`))
+}
+
+func TestAFilterHoldsFromThePageToTheEnd(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	for n := range byte(6) {
+		s.divert(w, n, func(e *diverted.DivertedEvent) {
+			if n%2 == 0 {
+				e.Failure.Trigger = "404"
+			}
+		})
+	}
+	r := s.get(webhookPath(w) + "?trigger=4XX")
+	is.True(r.has("Shown are events that failed with 4xx."))
+	link := regexp.MustCompile(`href="([^"]+)">Delete these`).FindStringSubmatch(r.body)
+	at := resolve(s, webhookPath(w), link[1])
+	r = s.get(at)
+	is.True(r.has("those that failed with 4xx"))
+	is.True(r.has("Delete 3 events"))
+	target, form := r.form(s, at)
+	is.Equal(form.Get("trigger"), "4xx")
+	s.post(target, form)
+	is.Equal(s.held(w), 3)
+	is.Equal(s.get(webhookPath(w)+"?trigger=4xx").has("No diverted event is like this."), true)
+}
+
+func TestAFormThatLostItsFieldsDoesNothing(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	s.many(w, 3)
+	for _, form := range []url.Values{nil, {}, {"limit": {"10"}}, {"state": {"finished"}}, {"state": {"running"}, "triger": {"503"}}, {"state": {"running", "running"}}} {
+		is.Equal(s.post(webhookPath(w)+"/diverted/delete", form).StatusCode, 400)
+	}
+	is.Equal(s.post(webhookPath(w)+"/diverted/delete?trigger=503", url.Values{"state": {"running"}}).StatusCode, 400) // a filter that the form does not carry
+	is.Equal(s.held(w), 3)
+}
+
+func TestWhatCannotBeResentIsCountedAsMissed(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	s.many(w, 5)
+	is.NoErr(s.store.Expunge(t.Context(), diverted.Key{Tenant: tenant, Webhook: w.Webhook, Event: locator(1)}))
+	at := webhookPath(w) + "/diverted/resend"
+	target, form := s.get(at).form(s, at)
+	r := s.post(target, form)
+	r = s.get(resolve(s, target, r.Header.Get("Location")))
+	is.True(r.has("4 events are on their way again"))
+	is.True(r.has("1 was left as it was"))
+}
+
+func TestNoPlanOffersWhatTheWebhookRefuses(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	s.many(w.Key(), 3)
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	r := s.get(webhookPath(w.Key()) + "/diverted/resend")
+	is.True(r.has("<strong>3</strong> events would be resent"))
+	is.True(r.has("The webhook is suspended. Unsuspend it first."))
+	is.True(!formAction.MatchString(r.body))
+	is.Equal(s.post(webhookPath(w.Key())+"/diverted/resend", url.Values{"state": {"running"}}).StatusCode, 409)
+
+	is.NoErr(s.store.Unsuspend(t.Context(), w.Key()))
+	is.Equal(s.get(webhookPath(w.Key())+"/divert").StatusCode, 409)
+}
+
+func TestWhatASuspendedWebhookHoldsIsDiverted(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	for range 3 {
+		event, err := diverted.NewEvent("order.paid", map[string]int{"amount": 1204})
+		is.NoErr(err)
+		m, err := diverted.NewMessage(tenant, w.Locator, event)
+		is.NoErr(err)
+		_, err = s.store.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{m}})
+		is.NoErr(err)
+	}
+	r := s.get(webhookPath(w.Key()))
+	is.True(r.has("3 deliveries wait"))
+	is.True(r.has("Divert pending"))
+	r = s.get(webhookPath(w.Key()) + "/pending")
+	is.Equal(strings.Count(r.body, "when active"), 3)
+	at := webhookPath(w.Key()) + "/divert"
+	target, form := s.get(at).form(s, at)
+	s.post(target, form)
+	is.Equal(s.held(w.Key()), 3)
+	is.True(s.get(webhookPath(w.Key()) + "/pending").has("Nothing is pending."))
+}
+
+// plain is a store without what it need not have.
+type plain struct{ diverted.Store }
+
+func TestAStoreNeedNoMoreThanBeOne(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t, func(c *console.Config) { c.Store = plain{c.Store} })
+	w := s.webhook(1)
+	e := s.divert(w.Key(), 3)
+	for _, target := range []string{webhooksPath(tenant), webhookPath(w.Key()), webhookPath(w.Key()) + "/pending", eventPath(e.Key)} {
+		r := s.get(target)
+		is.Equal(r.StatusCode, 200)
+		for _, absent := range []string{"Resend all", "Delete all", "Expunge", "Failed, 24 h</dt>"} {
+			is.True(!r.has(absent))
+		}
+	}
+	is.Equal(s.get(webhookPath(w.Key())+"/diverted/delete").StatusCode, 400) // no locator of an event
+	is.Equal(s.get(eventPath(e.Key)+"/expunge").StatusCode, 404)
+}

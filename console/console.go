@@ -1,0 +1,300 @@
+// Package console is the operator's page on what a [diverted.Store] holds, as an [http.Handler] to mount on
+// any router: which webhooks fail, since when and why, one event with its attempts, and the buttons to send
+// everything again once the receiver is back.
+//
+//	console, err := console.New(console.Config{Store: store, Authorize: authorize, Pinger: dispatcher})
+//	…
+//	mux.Handle("/console/", console)
+//
+// # Pages
+//
+//	/                                                                    asks for a tenant
+//	/tenants/{tenantLocator}/webhooks                                    its webhooks
+//	/tenants/{tenantLocator}/webhooks/{webhookLocator}                   one webhook, and its diverted events
+//	/tenants/{tenantLocator}/webhooks/{webhookLocator}/pending           its pending deliveries
+//	/tenants/{tenantLocator}/webhooks/{webhookLocator}/diverted/{event}  one event, and its attempts
+//
+// They are HTML that works without JavaScript. What a script adds is that the steps of a long resend go on by
+// themselves. There is nothing to build, and nothing is loaded from elsewhere.
+//
+// What the store can do beyond a [diverted.Store] decides what the pages show: numbers and charts with a
+// [diverted.StatsStore], many events at once with a [diverted.BulkStore], expunging with a
+// [diverted.RetentionStore]. The stores of this project are all three.
+//
+// # Mounting
+//
+// Pages find their place and link to each other relative to the request's own path, so the handler works under
+// any prefix, stripped ([http.StripPrefix]) or not. A path is read from the first segment "tenants" or "assets"
+// from which the rest is a page's; a path without one that ends in a slash is the first page's.
+//
+// # Who may do what
+//
+// The console asks the authorizer of package httpapi for the same permissions that the API's routes need, and
+// shows no button that would be refused. To look at webhooks takes webhooks:read and webhooks:list, at diverted
+// events diverted-events:read and diverted-events:list, at the body of one diverted-events:payload as well.
+//
+// Whatever changes something is a POST, and refused if a browser says that it comes from another origin (see
+// [http.CrossOriginProtection]). Pages carry a Content-Security-Policy that runs no script but the console's own
+// file, and cannot be framed. What came from outside, payloads, names, answers of receivers, is text. Secrets, the values of an
+// endpoint's headers and of its URL's query are never shown.
+package console
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/httpapi"
+	"github.com/divertedevents/diverted/internal/pings"
+)
+
+// Config sets up a [Handler].
+type Config struct {
+	// Store is what the console shows and changes. Required.
+	Store diverted.Store
+
+	// Authorize says whether the request may do what needs these permissions, all of them, within the tenant, as
+	// [httpapi.Config.Authorize] does; it can be the same function. Required; [httpapi.AllowAll] lets everybody do
+	// everything. A page calls it several times, once for each thing that it might show or offer; it must not
+	// read the request's body.
+	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error
+
+	// Challenge is the header WWW-Authenticate of a 401. Empty: Bearer, as in package httpapi. With Basic and a
+	// realm, browsers ask for a name and a password.
+	Challenge string
+
+	// Pinger makes test attempts. A [diverted.Dispatcher] is one. Nil: there is no button for it.
+	Pinger httpapi.Pinger
+
+	// CrossOrigin decides which cross-origin requests of browsers may change something. Nil: none.
+	CrossOrigin *http.CrossOriginProtection
+
+	// Logger is told what was answered with a 5xx, and why. Nil: slog.Default().
+	Logger *slog.Logger
+}
+
+func (c Config) validate() error {
+	var fields []diverted.FieldError
+	if c.Store == nil {
+		fields = append(fields, diverted.FieldError{Path: "Store", Detail: "is required"})
+	}
+	if c.Authorize == nil {
+		fields = append(fields, diverted.FieldError{Path: "Authorize", Detail: "is required; httpapi.AllowAll lets everybody do everything"})
+	}
+	if fields != nil {
+		return &diverted.InvalidError{Fields: fields}
+	}
+	return nil
+}
+
+// Handler serves the console. It is safe for concurrent use.
+type Handler struct {
+	config Config
+	log    *slog.Logger
+	pages  []*pages
+	pings  pings.Limiter
+
+	// What the store can do beyond a [diverted.Store]; nil where it cannot.
+	bulk      diverted.BulkStore
+	stats     diverted.StatsStore
+	retention diverted.RetentionStore
+}
+
+// New returns the handler, or a [diverted.InvalidError] that names what the configuration lacks.
+func New(config Config) (*Handler, error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	if config.Challenge == "" {
+		config.Challenge = "Bearer"
+	}
+	if config.CrossOrigin == nil {
+		config.CrossOrigin = http.NewCrossOriginProtection()
+	}
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	h := &Handler{config: config, log: config.Logger}
+	h.bulk, _ = config.Store.(diverted.BulkStore)
+	h.stats, _ = config.Store.(diverted.StatsStore)
+	h.retention, _ = config.Store.(diverted.RetentionStore)
+	h.pages = newPages(h.routes())
+	return h, nil
+}
+
+// ServeHTTP answers a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.contained(w, r).write(w, r)
+}
+
+// contained answers a request; a panic becomes a 500. The answer is complete before anything of it is
+// written.
+func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
+	c := &call{h: h, w: w, r: r, now: time.Now(), root: "./"}
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if v == http.ErrAbortHandler {
+			panic(v)
+		}
+		h.logPanic(c, v)
+		a = c.problem(errPanicked)
+	}()
+	a, err := h.serve(c)
+	if err == nil {
+		err = c.unsure
+	}
+	if err != nil {
+		h.logError(c, err)
+		a = c.problem(err)
+	}
+	return a
+}
+
+// serve makes the checks that all routes share: route, path, cross-origin, credentials and permission, query and
+// form. Nothing is looked up before the caller is known to be allowed to.
+func (h *Handler) serve(c *call) (answer, error) {
+	found, values, err := h.find(c)
+	if err != nil {
+		return answer{}, err
+	}
+	c.route = found
+	if c.r.URL.Path == "" { // stripped of all that it had, so that links would lead beside the mount point
+		asked, _, _ := strings.Cut(c.r.RequestURI, "?")
+		return seeOther("./" + asked[strings.LastIndexByte(asked, '/')+1:] + "/"), nil
+	}
+	if err := c.readPath(values); err != nil {
+		return answer{}, err
+	}
+	if err := h.config.CrossOrigin.Check(c.r); err != nil {
+		return answer{}, errCrossOrigin
+	}
+	if !found.open {
+		if err := c.authorize(found.permissions...); err != nil {
+			return answer{}, err
+		}
+	}
+	if err := c.readQuery(); err != nil {
+		return answer{}, err
+	}
+	return found.serve(c)
+}
+
+// call is a request on its way through the handler.
+type call struct {
+	h     *Handler
+	w     http.ResponseWriter
+	r     *http.Request
+	now   time.Time
+	route *route
+	// root leads from the request's path to the place where the handler is mounted.
+	root string
+	// The path's parameters; those that the route does not have are zero.
+	tenant         uuid.UUID
+	webhook, event ulid.ULID
+	asset          string
+	// query holds the parameters of the query, or of the form of a POST.
+	query values
+	// asked remembers the answers of the authorizer, unsure its first fault.
+	asked  map[string]bool
+	unsure error
+}
+
+func (c *call) webhookKey() diverted.WebhookKey {
+	return diverted.WebhookKey{Tenant: c.tenant, Webhook: c.webhook}
+}
+
+func (c *call) key() diverted.Key {
+	return diverted.Key{Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
+}
+
+// authorize asks the host. An error that is neither of the two it may give is unforeseen, whatever it wraps.
+func (c *call) authorize(permissions ...httpapi.Permission) error {
+	err := c.h.config.Authorize(c.r, c.tenant, permissions...)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, httpapi.ErrUnauthenticated):
+		return httpapi.ErrUnauthenticated
+	case errors.Is(err, httpapi.ErrForbidden):
+		return httpapi.ErrForbidden
+	default:
+		return fmt.Errorf("console: Authorize: %v", err)
+	}
+}
+
+// may says whether the caller has these permissions, for what a page shows or offers beyond what it needs.
+func (c *call) may(permissions ...httpapi.Permission) bool {
+	var name strings.Builder
+	for _, p := range permissions {
+		name.WriteString(string(p) + " ")
+	}
+	allowed, known := c.asked[name.String()]
+	if known {
+		return allowed
+	}
+	err := c.authorize(permissions...)
+	if err != nil && err != httpapi.ErrForbidden && err != httpapi.ErrUnauthenticated && c.unsure == nil {
+		c.unsure = err
+	}
+	if c.asked == nil {
+		c.asked = map[string]bool{}
+	}
+	c.asked[name.String()] = err == nil
+	return err == nil
+}
+
+// attrs says which request a log line is about.
+func (c *call) attrs() []slog.Attr {
+	attrs := []slog.Attr{slog.String("method", c.r.Method)}
+	if c.route == nil {
+		return attrs
+	}
+	attrs = append(attrs, slog.String("route", c.route.path))
+	if c.tenant != uuid.Nil {
+		attrs = append(attrs, slog.String("tenant", c.tenant.String()))
+	}
+	if !c.webhook.IsZero() {
+		attrs = append(attrs, slog.String("webhook", c.webhook.String()))
+	}
+	if !c.event.IsZero() {
+		attrs = append(attrs, slog.String("event", c.event.String()))
+	}
+	return attrs
+}
+
+// logError tells the operator what a 5xx hides. Problems of the caller's own making are not logged.
+func (h *Handler) logError(c *call, err error) {
+	level := slog.LevelError
+	switch p := problemOf(err); {
+	case c.r.Context().Err() != nil:
+		level = slog.LevelDebug // the client has gone; nobody reads the answer
+	case p.status == http.StatusServiceUnavailable:
+		level = slog.LevelWarn
+	case p.status < 500:
+		return
+	}
+	h.log.LogAttrs(c.r.Context(), level, "console: request failed", append(c.attrs(), slog.Any("error", err))...)
+}
+
+// logPanic tells where it happened. What was panicked with may quote anything, so that it is told only where
+// the runtime made it.
+func (h *Handler) logPanic(c *call, v any) {
+	attrs := c.attrs()
+	if err, ok := v.(runtime.Error); ok {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	attrs = append(attrs, slog.String("stack", string(debug.Stack())))
+	h.log.LogAttrs(c.r.Context(), slog.LevelError, "console: panic", attrs...)
+}

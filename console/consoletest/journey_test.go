@@ -1,0 +1,117 @@
+package consoletest
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+)
+
+// Somebody is told at three in the morning that a customer's webhooks fail.
+func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
+	is := is.New(t)
+	s, b := newService(t), newBrowser(t)
+	for _, name := range []string{"warehouse", "ledger", "mailing"} {
+		s.webhook(name)
+	}
+	billing := s.webhook("billing")
+	const many = 4_500
+	for n := range many {
+		s.divert(billing, n)
+	}
+	is.NoErr(s.store.Suspend(t.Context(), billing.Key()))
+
+	b.open(s.address)
+	b.do(chromedp.SendKeys(chromedp.CSS("#tenant"), s.tenant.String()))
+	b.follow("Open")
+	b.sees("billing", "warehouse", "suspended", "4,500")
+
+	b.do(chromedp.SetValue(chromedp.CSS("#state"), "suspended"))
+	b.follow("Filter")
+	is.True(!strings.Contains(b.text(), "warehouse"))
+	b.follow("billing")
+	b.sees("Nothing is attempted.", "All 4,500 diverted events failed with 503 (Service Unavailable).",
+		"Every failure is retried 10 times, at growing intervals from 1 min, 17 h 3 min in all.",
+		"retries at +60 s, +120 s", "down for maintenance")
+	is.True(!strings.Contains(b.text(), "Resend all")) // it would be refused
+
+	// The customer says that the receiver is back. Is it?
+	b.follow("Ping")
+	b.sees("The ping failed with 503")
+	s.answer.Store(http.StatusOK)
+	b.follow("Unsuspend")
+	b.sees("The webhook is active again", "active", "Resend all")
+
+	// One event first.
+	first := ask[string](b, `document.querySelector("#diverted tbody .locator").textContent`)
+	follow(b, chromedp.CSS("#diverted tbody a.name"))
+	b.sees(first, "Attempt 1", "503", "Body", "webhook-id")
+	b.follow("Resend")
+	b.sees("The event is on its way again")
+	b.reloadUntil("4,499")
+	b.until(func() bool { return s.counts()[first] == 1 })
+
+	// Then all of them, with a look at how many that is.
+	b.follow("Resend all")
+	b.sees("Of billing, all of them", "4,499 events would be resent")
+	is.Equal(len(s.counts()), 2) // the ping and the first: counting sends nothing
+	ask[chromedp.Void](b, `
+		sessionStorage.seen = "[]";
+		new MutationObserver(() => {
+			const seen = JSON.parse(sessionStorage.seen), value = document.getElementById("bar").position;
+			if (seen.at(-1) !== value) sessionStorage.seen = JSON.stringify([...seen, value]);
+		}).observe(document.getElementById("bar"), {attributes: true});
+	`)
+	b.follow("Resend 4,499 events")
+	b.sees("4,499 events are on their way again.")
+	positions := ask[[]float64](b, `JSON.parse(sessionStorage.seen)`)
+	is.True(len(positions) >= 4) // the bar moved, step by step
+	for i, p := range positions[1:] {
+		is.True(p >= positions[i]) // and never back
+	}
+	is.Equal(positions[len(positions)-1], 1.0)
+
+	b.follow("To the webhook")
+	b.sees("Nothing is diverted.")
+	b.until(func() bool { return len(s.counts()) == many+1 })
+	for id, n := range s.counts() {
+		if n != 1 {
+			t.Errorf("%s was sent %d times", id, n)
+		}
+	}
+	b.follow("Webhooks")
+	b.sees("billing", "active")
+	b.quiet()
+}
+
+// Without JavaScript the same is done by hand, a step at a time.
+func TestOperatorWithoutJavaScriptDeletesInSteps(t *testing.T) {
+	is := is.New(t)
+	s, b := newService(t), newBrowser(t)
+	billing := s.webhook("billing")
+	const many = 10_050 // a step of a form has 10,000
+	for n := range many {
+		s.divert(billing, n)
+	}
+	call(b, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	b.open(s.webhookAddress(billing))
+	b.follow("Delete all")
+	b.sees("10,000 or more events would be deleted", "Count on")
+	b.follow("Count on")
+	b.sees("10,050 events would be deleted")
+	b.follow("Delete 10,050 events")
+	b.sees("10,000 of 10,050 deleted", "Next step")
+	b.follow("Next step")
+	b.sees("10,050 events are deleted.")
+	b.follow("To the webhook")
+	b.sees("Nothing is diverted.")
+	stats, err := s.history.Stats(t.Context(), diverted.StatsQuery{Tenant: billing.Tenant, Webhook: billing.Locator})
+	is.NoErr(err)
+	is.Equal(stats.DivertedInAll(), 0)
+	b.quiet()
+}

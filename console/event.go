@@ -1,0 +1,248 @@
+package console
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/httpapi"
+)
+
+// eventView is one diverted event.
+type eventView struct {
+	frame
+	Locator, Request, Type string
+	DivertedAt, AcceptedAt moment
+	Failure                attemptRow
+	// Attempts are those that are remembered, oldest first.
+	Attempts []attemptRow
+	// Earlier says that there were more, which are forgotten.
+	Earlier bool
+	// Sent are the headers of its messages; nil: the caller may not know, or nobody does. To is where they went.
+	To   string
+	Sent []header
+	// Body is what was sent, taken apart; Whole says whether all of it is shown. Shows says whether the caller may see it.
+	Shows, Whole, Expunged bool
+	Body                   []token
+	Size                   int
+	Download               string
+	// Where the buttons lead to; empty: not offered. Held says why there is no Resend.
+	Resend, Delete, Expunge string
+	Held                    string
+}
+
+// attemptRow is an attempt on the timeline.
+type attemptRow struct {
+	Number     int
+	At         moment
+	Trigger    diverted.Trigger
+	Message    string
+	Duration   string
+	RetryAfter string
+	Excerpt    string
+	// After is how long after the attempt before it ended this one did; empty: it is the first.
+	After string
+	// Again: a fresh budget began with it, by a resend or an unsuspend.
+	Again bool
+}
+
+// header is a header of a message. Hidden ones have a mask in place of their value.
+type header struct {
+	Name, Value string
+	Hidden      bool
+}
+
+func (c *call) showEvent() (answer, error) {
+	e, err := c.h.config.Store.FetchDiverted(c.r.Context(), c.key())
+	if err != nil {
+		return answer{}, err
+	}
+	v := eventView{
+		frame: c.frame("Event " + e.Event.String()), Locator: e.Event.String(), Request: e.RequestLocator.String(), Type: e.EventType,
+		DivertedAt: c.moment(e.DivertedAt), AcceptedAt: c.moment(e.AcceptedAt),
+		Expunged: e.Expunged, Shows: c.may(httpapi.DivertedRead, payload), Size: len(e.Body),
+	}
+	v.Failure = c.attemptRow(e.Failure)
+	failures := e.Failures
+	if len(failures) == 0 {
+		failures = []diverted.Failure{e.Failure}
+	}
+	v.Earlier = len(failures) == diverted.MaxFailures
+	for i, f := range failures {
+		row := c.attemptRow(f)
+		if i > 0 {
+			before := failures[i-1]
+			if wait := f.At.Sub(before.At); wait > 0 {
+				row.After = span(wait)
+			}
+			row.Again = f.Attempt > 0 && f.Attempt <= max(before.Attempt, 1)
+		}
+		v.Attempts = append(v.Attempts, row)
+	}
+	if v.Shows && !e.Expunged {
+		v.Body, v.Whole = pretty(e.Body, maxShown)
+		v.Download = c.eventLink("body")
+	}
+
+	w, known, err := c.fetchWebhook()
+	if err != nil {
+		return answer{}, err
+	}
+	if known && c.may(httpapi.WebhooksRead) {
+		v.To, v.Sent = shownURL(w.Endpoint.URL), sentHeaders(w.Endpoint, e)
+	}
+	v.withWebhook(c, w.Name)
+	c.offerEvent(&v, w, known)
+	return render("event", v), nil
+}
+
+// offerEvent offers what can be done with the event, and would not be refused.
+func (c *call) offerEvent(v *eventView, w diverted.Webhook, known bool) {
+	if c.may(httpapi.DivertedResend) {
+		switch {
+		case v.Expunged:
+			v.Held = "It cannot be sent again: its body was expunged."
+		case !known:
+			v.Held = "It cannot be sent again from here: the store does not know its webhook."
+		case !w.Enabled:
+			v.Held = "It can be sent again when its webhook is enabled."
+		case w.Suspended():
+			v.Held = "It can be sent again when its webhook is unsuspended."
+		default:
+			v.Resend = c.eventLink("resend")
+		}
+	}
+	if c.may(httpapi.DivertedDelete) {
+		v.Delete = c.eventLink("delete")
+		if c.h.retention != nil && !v.Expunged {
+			v.Expunge = c.eventLink("expunge")
+		}
+	}
+}
+
+func (c *call) attemptRow(f diverted.Failure) attemptRow {
+	row := attemptRow{
+		Number: f.Attempt, At: c.moment(f.At), Trigger: f.Trigger, Message: visible(f.Message), Excerpt: visible(f.Excerpt),
+	}
+	if f.Duration > 0 {
+		row.Duration = span(f.Duration)
+	}
+	if f.RetryAfter > 0 {
+		row.RetryAfter = span(f.RetryAfter)
+	}
+	return row
+}
+
+// sentHeaders are the headers of an event's messages, as the webhook stands. The values of its own headers are
+// credentials, and the signatures would be if the receiver's clock stood still.
+func sentHeaders(endpoint diverted.Endpoint, e diverted.DivertedEvent) []header {
+	headers := []header{
+		{Name: "Content-Type", Value: "application/json"},
+		{Name: "webhook-id", Value: e.Event.String()},
+		{Name: "webhook-timestamp", Value: "the second in which an attempt begins"},
+	}
+	if endpoint.HMACEnabled {
+		signatures := []string{"v1," + diverted.Mask}
+		for _, old := range endpoint.OldSecrets {
+			if old.Until.After(time.Now()) {
+				signatures = append(signatures, "v1,"+diverted.Mask)
+			}
+		}
+		headers = append(headers, header{"webhook-signature", strings.Join(signatures, " "), true})
+	}
+	for _, name := range slices.Sorted(maps.Keys(endpoint.Headers)) {
+		for range endpoint.Headers[name] {
+			headers = append(headers, header{http.CanonicalHeaderKey(name), diverted.Mask, true})
+		}
+	}
+	return headers
+}
+
+// downloadBody answers with the body as it was sent, for a browser to save and not to show.
+func (c *call) downloadBody() (answer, error) {
+	e, err := c.h.config.Store.FetchDiverted(c.r.Context(), c.key())
+	if err != nil {
+		return answer{}, err
+	}
+	if e.Expunged {
+		return answer{}, diverted.ErrExpunged
+	}
+	return answer{status: http.StatusOK, body: e.Body, header: http.Header{
+		"Content-Type":        {"application/json"},
+		"Content-Disposition": {`attachment; filename="` + e.Event.String() + `.json"`},
+	}}, nil
+}
+
+// The buttons of an event. Each leads to the page of its webhook, or, if the caller may not see that, says what was done.
+
+func (c *call) resend() (answer, error) {
+	if err := c.h.config.Store.Resend(c.r.Context(), c.key()); err != nil {
+		return answer{}, err
+	}
+	return c.done("resent"), nil
+}
+
+func (c *call) delete() (answer, error) {
+	if err := c.h.config.Store.DeleteDiverted(c.r.Context(), c.key()); err != nil {
+		return answer{}, err
+	}
+	return c.done("deleted"), nil
+}
+
+func (c *call) expunge() (answer, error) {
+	if err := c.h.retention.Expunge(c.r.Context(), c.key()); err != nil {
+		return answer{}, err
+	}
+	if c.may(httpapi.DivertedRead) {
+		return seeOther(c.eventLink() + "?notice=expunged"), nil
+	}
+	return c.done("expunged"), nil
+}
+
+// done leads to the page of the webhook, which says what was done.
+func (c *call) done(what string) answer {
+	if c.may(httpapi.WebhooksRead) {
+		return seeOther(c.webhookLink() + "?notice=" + what)
+	}
+	n := notices[what]
+	return render("problem", problemView{frame: c.frame(n.Title), Status: http.StatusOK, Detail: n.Detail})
+}
+
+// confirmView asks before something that cannot be undone.
+type confirmView struct {
+	frame
+	Action, Back         string
+	Question, What, Does string
+}
+
+func (c *call) confirmDelete() (answer, error) {
+	return c.confirm("delete", "Delete this event?", "It is forgotten for good: its record, its attempts and its body. The receiver never gets it.", "Delete the event")
+}
+
+func (c *call) confirmExpunge() (answer, error) {
+	return c.confirm("expunge", "Expunge the body of this event?",
+		"Its body and the excerpts of answers to it are forgotten for good, for the sake of privacy. The record stays: that there was such an event, and how it failed. It can be deleted then, but not sent again.",
+		"Expunge the body")
+}
+
+func (c *call) confirm(action, question, what, does string) (answer, error) {
+	e, err := c.h.config.Store.FetchDiverted(c.r.Context(), c.key())
+	if err != nil {
+		return answer{}, err
+	}
+	v := confirmView{frame: c.frame(question), Action: c.eventLink(action), Question: question, What: what, Does: does}
+	w, _, err := c.fetchWebhook()
+	if err != nil {
+		return answer{}, err
+	}
+	v.withWebhook(c, w.Name)
+	v.withEvent(c)
+	if n := len(v.Crumbs); n > 0 {
+		v.Back = v.Crumbs[n-1].Link
+	}
+	v.What = e.EventType + ". " + v.What
+	return render("confirm", v), nil
+}

@@ -1,0 +1,253 @@
+package console_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+)
+
+func TestTextFromOutsideIsText(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	const hostile = `</script><script>alert(1)</script>"' onload=x {{.}} `
+	w := s.webhook(1, func(w *diverted.Webhook) {
+		w.Name, w.Endpoint.Tag = hostile, hostile
+		w.Endpoint.URL = "https://receiver.example/<script>alert(2)</script>"
+	})
+	body, err := json.Marshal(map[string]string{hostile: hostile + "\u202e"})
+	is.NoErr(err)
+	e := s.divert(w.Key(), 3, func(e *diverted.DivertedEvent) {
+		e.Body, e.Failure.Message, e.Failure.Excerpt = body, hostile+"\u202e", hostile
+	})
+	for _, target := range []string{webhooksPath(tenant), webhookPath(w.Key()), webhookPath(w.Key()) + "/pending", eventPath(e.Key), eventPath(e.Key) + "/delete", webhookPath(w.Key()) + "/diverted/resend"} {
+		r := s.get(target)
+		is.Equal(r.StatusCode, 200)
+		is.Equal(strings.Count(r.body, "<script"), 1) // the console's own
+		is.True(!r.has("\u202e"))
+		is.True(r.has("&lt;/script&gt;") || r.has(`\u003c`))
+	}
+	download := s.get(eventPath(e.Key) + "/body")
+	is.Equal(download.body, string(body))
+	is.True(strings.HasPrefix(download.Header.Get("Content-Disposition"), "attachment"))
+	is.Equal(download.Header.Get("X-Content-Type-Options"), "nosniff")
+}
+
+func TestSecretsAreOnNoPage(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	secret, alertSecret := diverted.GenerateSecret(), diverted.GenerateSecret()
+	w := s.webhook(1, func(w *diverted.Webhook) {
+		w.Endpoint.URL = "https://receiver.example/hook?key=planted-in-query"
+		w.Endpoint.HMACEnabled, w.Endpoint.Secret = true, secret
+		w.Endpoint.Headers = http.Header{"Authorization": {"Bearer planted-in-header"}, "X-Key": {"planted-too"}}
+		w.FailureHandling = &diverted.FailureHandling{Divert: true, Alert: &diverted.Endpoint{
+			URL: "https://alerts.example/planted-in-path", HMACEnabled: true, Secret: alertSecret, Headers: http.Header{"X-Key": {"planted-again"}},
+		}}
+	})
+	e := s.divert(w.Key(), 3)
+	for _, target := range []string{webhooksPath(tenant), webhookPath(w.Key()), webhookPath(w.Key()) + "/pending", eventPath(e.Key), eventPath(e.Key) + "/delete", webhookPath(w.Key()) + "/diverted/delete"} {
+		r := s.get(target)
+		is.Equal(r.StatusCode, 200)
+		is.True(!r.has("planted"))
+		is.True(!r.has(string(secret)[6:]))
+		is.True(!r.has(string(alertSecret)[6:]))
+	}
+	r := s.get(eventPath(e.Key))
+	is.True(r.has("<dt>Authorization</dt><dd class=\"masked\">***</dd>"))
+	is.True(r.has("<dt>webhook-signature</dt><dd class=\"masked\">v1,***</dd>"))
+	is.True(r.has("https://receiver.example/hook?key=***"))
+	is.True(s.get(webhookPath(w.Key())).has("a notice goes to https://alerts.example."))
+}
+
+func TestEventShowsItsAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // minutes of retries
+		is := is.New(t)
+		s := newSite(t)
+		w := s.webhook(1, func(w *diverted.Webhook) {
+			w.FailureHandling = &diverted.FailureHandling{Divert: true, Retry: &diverted.RetryStrategy{Attempts: 1, Interval: time.Minute}}
+		})
+		e := s.divert(w.Key(), 3)
+		is.NoErr(s.store.Resend(t.Context(), e.Key))
+		attempts := 0
+		dispatcher, err := diverted.NewDispatcher(s.store, diverted.Config{
+			Logger: slog.New(slog.DiscardHandler), Jitter: -1,
+			Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+				if attempts++; attempts == 1 {
+					time.Sleep(87 * time.Millisecond)
+					return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"120"}}, Body: io.NopCloser(strings.NewReader("back at four"))}, nil
+				}
+				<-r.Context().Done() // says nothing
+				return nil, r.Context().Err()
+			}),
+		})
+		is.NoErr(err)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- dispatcher.Run(ctx) }()
+		time.Sleep(time.Hour)
+		stop()
+		is.NoErr(<-ended)
+		is.Equal(attempts, 2)
+
+		r := s.get(eventPath(e.Key))
+		for _, text := range []string{
+			"Attempt 1", "took 87 ms", "asked to wait 2 min", "back at four", "Begun again",
+			"Attempt 2", "2 min 15 s later", "took 15 s", "Failed with timeout (no complete answer)",
+			`<span class="key">&#34;locator&#34;</span>`, e.Event.String(), e.RequestLocator.String(),
+		} {
+			if !r.has(text) {
+				t.Errorf("%q is not on the page", text)
+			}
+		}
+		is.True(strings.Index(r.body, "Attempt 1") < strings.Index(r.body, "Attempt 2"))
+	})
+}
+
+// roundTrip is the network.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestButtonsOfAnEvent(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	a, b, c := s.divert(w.Key(), 3), s.divert(w.Key(), 4), s.divert(w.Key(), 5)
+
+	r := s.post(eventPath(a.Key)+"/resend", nil)
+	is.Equal(r.StatusCode, http.StatusSeeOther)
+	at := resolve(s, eventPath(a.Key)+"/resend", r.Header.Get("Location"))
+	is.Equal(at, webhookPath(w.Key())+"?notice=resent")
+	is.True(s.get(at).has("The event is on its way again"))
+	is.Equal(s.pending(w.Key()), 1)
+	is.Equal(s.post(eventPath(a.Key)+"/resend", nil).StatusCode, 404) // pressed twice
+
+	is.True(s.get(eventPath(b.Key) + "/delete").has("Delete this event?"))
+	r = s.post(eventPath(b.Key)+"/delete", nil)
+	is.True(s.get(resolve(s, eventPath(b.Key)+"/delete", r.Header.Get("Location"))).has("The event was deleted"))
+	is.Equal(s.held(w.Key()), 1)
+
+	is.True(s.get(eventPath(c.Key) + "/expunge").has("Expunge the body of this event?"))
+	r = s.post(eventPath(c.Key)+"/expunge", nil)
+	r = s.get(resolve(s, eventPath(c.Key)+"/expunge", r.Header.Get("Location")))
+	is.True(r.has("The body was expunged"))
+	is.True(r.has("It cannot be sent again: its body was expunged."))
+	is.True(!r.has(`/resend"`))
+	is.Equal(s.get(eventPath(c.Key)+"/body").StatusCode, 409)
+	is.Equal(s.post(eventPath(c.Key)+"/resend", nil).StatusCode, 409)
+	is.True(s.get(webhookPath(w.Key())).has(`<span class="tag">expunged</span>`))
+}
+
+func TestButtonsOfAWebhook(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	r := s.get(webhookPath(w.Key()))
+	is.True(r.has("Suspended <time"))
+
+	s.status = 503
+	r = s.post(webhookPath(w.Key())+"/ping", nil)
+	is.Equal(r.StatusCode, 200)
+	is.True(r.has("The ping failed with 503"))
+	is.Equal(s.post(webhookPath(w.Key())+"/ping", nil).StatusCode, http.StatusTooManyRequests)
+
+	r = s.post(webhookPath(w.Key())+"/unsuspend", nil)
+	is.True(s.get(resolve(s, webhookPath(w.Key())+"/unsuspend", r.Header.Get("Location"))).has("The webhook is active again"))
+	stand, err := s.store.FetchWebhook(t.Context(), w.Key())
+	is.NoErr(err)
+	is.True(!stand.Suspended())
+	// A notice is one of those that there are.
+	is.True(!s.get(webhookPath(w.Key()) + "?notice=hacked").has("hacked"))
+}
+
+func TestListsGoOn(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	for n := range byte(60) {
+		s.webhook(n+1, func(w *diverted.Webhook) { w.Name = fmt.Sprintf("webhook %d.", n) })
+	}
+	at, seen := webhooksPath(tenant)+"?state=active", 0
+	for pages := 1; ; pages++ {
+		r := s.get(at)
+		seen += strings.Count(r.body, `<tr role="row">`) - 1
+		next := nextLink(r.body)
+		if next == "" {
+			is.Equal(pages, 3)
+			break
+		}
+		at = resolve(s, at, next)
+	}
+	is.Equal(seen, 60)
+	is.True(s.get(webhooksPath(tenant) + "?name=webhook+7.").has("webhook 7."))
+	is.True(!s.get(webhooksPath(tenant) + "?name=webhook+7.").has("webhook 8."))
+	is.True(s.get(webhooksPath(tenant) + "?state=suspended").has("No webhook is like this."))
+
+	w := diverted.WebhookKey{Tenant: tenant, Webhook: locator(1)}
+	s.many(w, 120)
+	at, seen = webhookPath(w), 0
+	for at != "" {
+		r := s.get(at)
+		seen += strings.Count(r.body, `<tr role="row">`) - 1
+		next := nextLink(r.body)
+		if next == "" {
+			break
+		}
+		at = resolve(s, at, next)
+	}
+	is.Equal(seen, 120)
+}
+
+func nextLink(body string) string {
+	_, rest, found := strings.Cut(body, `rel="next" href="`)
+	if !found {
+		return ""
+	}
+	link, _, _ := strings.Cut(rest, `"`)
+	return link
+}
+
+// A host that delivers by itself need not tell the store of its webhooks.
+func TestAWebhookThatTheStoreDoesNotKnow(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	key := diverted.WebhookKey{Tenant: tenant, Webhook: locator(50)}
+	e := s.divert(key, 3)
+	r := s.get(webhookPath(key))
+	is.Equal(r.StatusCode, 200)
+	is.True(r.has("its host delivers by itself"))
+	is.True(r.has(e.Event.String()))
+	is.True(!r.has("Resend all"))
+	is.True(s.get(eventPath(e.Key)).has("the store does not know its webhook"))
+}
+
+// A body of the greatest size makes a page of a bounded one, in bounded time.
+func TestAGreatBodyMakesASmallPage(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	for i, body := range [][]byte{
+		append(append([]byte(`{"a":"`), bytes.Repeat([]byte("x"), diverted.MaxEventBytes-8)...), `"}`...),
+		append(bytes.Repeat([]byte("["), 4000), bytes.Repeat([]byte("]"), 4000)...),
+		append(append([]byte(`[1`), bytes.Repeat([]byte(",1"), 1<<20)...), ']'),
+	} {
+		e := s.divert(w.Key(), byte(i), func(e *diverted.DivertedEvent) { e.Body = body })
+		r := s.get(eventPath(e.Key))
+		is.Equal(r.StatusCode, 200)
+		is.True(len(r.body) < 2<<20)
+		is.True(r.has("This is its beginning."))
+		is.Equal(s.get(eventPath(e.Key)+"/body").body, string(body))
+	}
+}

@@ -1,0 +1,132 @@
+package console
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+)
+
+// maxForm is the size of a form, in bytes.
+const maxForm = 64 << 10
+
+// values are parameters, each given once at most. One that is empty is as if it were absent: that is how forms
+// send what was not filled in.
+type values map[string]string
+
+// readQuery parses the query, or the form of a POST, and refuses names that the route does not have or that are
+// given twice: a misspelt name must not change what a request means.
+func (c *call) readQuery() error {
+	var f faults
+	given, err := url.ParseQuery(c.r.URL.RawQuery)
+	if c.r.Method == http.MethodPost && err == nil {
+		if len(given) > 0 {
+			f.add("query", "must be empty: what changes something reads its form alone")
+		}
+		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
+		err = c.r.ParseForm()
+		given = c.r.PostForm
+	}
+	if err != nil {
+		f.add("query", "must be name=value pairs, separated by & and percent-encoded")
+		return f.err(errParameter)
+	}
+	c.query = values{}
+	for name, list := range given {
+		switch {
+		case !slices.Contains(c.route.query, name):
+			f.add("query", "there is a parameter that this page does not have")
+		case len(list) > 1:
+			f.add(name, "must be given once, was given %d times", len(list))
+		case list[0] != "":
+			c.query[name] = list[0]
+		}
+	}
+	return f.err(errParameter)
+}
+
+// number reads a parameter: decimal digits alone; absent: 0.
+func (v values) number(f *faults, name string, most int) int {
+	s, given := v[name]
+	if !given {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 || n > most {
+		f.add(name, "must be a number from 0 to %d", most)
+		return 0
+	}
+	return n
+}
+
+// locator reads a parameter; absent: zero.
+func (v values) locator(f *faults, name string) ulid.ULID {
+	s, given := v[name]
+	if !given {
+		return ulid.Zero
+	}
+	id, err := ulid.ParseStrict(s)
+	if err != nil {
+		f.add(name, "must be a ULID: 26 characters of Crockford's base 32")
+	}
+	return id
+}
+
+// moment reads a parameter; absent: zero. Beside RFC 3339 it takes what a browser's field for a date and a time
+// sends, as UTC.
+func (v values) moment(f *faults, name string) time.Time {
+	s, given := v[name]
+	if !given {
+		return time.Time{}
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02T15:04:05.000", "2006-01-02"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UTC()
+		}
+	}
+	f.add(name, "must be a date and a time, such as 2026-11-23T17:58Z")
+	return time.Time{}
+}
+
+// filter reads the parameters that select diverted events.
+func (v values) filter(f *faults) diverted.DivertedFilter {
+	filter := diverted.DivertedFilter{
+		EventType: v["eventType"],
+		Since:     v.moment(f, "since"),
+		Until:     v.moment(f, "until"),
+	}
+	if s, given := v["trigger"]; given {
+		t, err := diverted.ParseTrigger(s)
+		if err != nil {
+			f.add("trigger", "must be 3xx, 4xx, 5xx, timeout or a status 300 to 599")
+			return filter
+		}
+		filter.Trigger = t
+	}
+	f.merge(filter.Validate())
+	return filter
+}
+
+// filterQuery is the inverse of [values.filter].
+func filterQuery(filter diverted.DivertedFilter) url.Values {
+	q := url.Values{}
+	set := func(name, value string) {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	set("trigger", string(filter.Trigger))
+	set("eventType", filter.EventType)
+	if !filter.Since.IsZero() {
+		q.Set("since", diverted.FormatTime(filter.Since))
+	}
+	if !filter.Until.IsZero() {
+		q.Set("until", diverted.FormatTime(filter.Until))
+	}
+	return q
+}

@@ -1,0 +1,146 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/httpapi"
+)
+
+// What can be wrong with a request before a store is asked.
+var (
+	errNoPage      = errors.New("no such page")
+	errMethod      = errors.New("method not allowed")
+	errParameter   = errors.New("invalid parameter")
+	errCrossOrigin = errors.New("cross-origin request")
+	errTooOften    = errors.New("too often")
+	errPanicked    = errors.New("panic")
+)
+
+// methodError is an errMethod that knows which methods there are.
+type methodError struct{ allow string }
+
+func (e methodError) Error() string { return errMethod.Error() }
+func (e methodError) Unwrap() error { return errMethod }
+
+// problem is how an error is shown.
+type problem struct {
+	err    error
+	status int
+	title  string
+	// Detail says what to do. It never depends on what was looked up, so that a foreign locator and an unknown
+	// one are answered alike.
+	detail string
+	// faults: what is wrong with the request is listed.
+	faults bool
+	// retryAfter, in seconds, says that the same request may succeed later. 0: not sent.
+	retryAfter int
+}
+
+// problems is the one table from errors to pages: the first entry whose error matches is shown. Anything that is
+// not here is unforeseen.
+var problems = []problem{
+	{err: errNoPage, status: 404, title: "There is no such page"},
+	{err: errMethod, status: 405, title: "This page cannot be asked for in this way"},
+	{err: errParameter, status: 400, title: "The request has a mistake", faults: true},
+	{err: errCrossOrigin, status: 403, title: "Another site asked for this", detail: "Nothing was changed. If you did want it, do it from the console's own page."},
+	{err: httpapi.ErrUnauthenticated, status: 401, title: "Who are you?", detail: "The request has no good credentials. Sign in, and open the page again."},
+	{err: httpapi.ErrForbidden, status: 403, title: "You may not see this", detail: "Your credentials are good, but they do not permit this page in this tenant."},
+	{err: errTooOften, status: 429, title: "That was a moment ago", detail: "A ping is a request to somebody else's server. Wait a few seconds.", retryAfter: 5},
+
+	{err: diverted.ErrInvalid, status: 400, title: "The request has a mistake", faults: true},
+	{err: diverted.ErrNotFound, status: 404, title: "There is nothing here", detail: "It does not exist in this tenant. It may have been delivered, resent or deleted a moment ago."},
+	{err: diverted.ErrWebhookUnknown, status: 409, title: "The webhook is not known here", detail: "The event stays diverted, since there is no webhook to send it to."},
+	{err: diverted.ErrDisabled, status: 409, title: "The webhook is disabled", detail: "Nothing was changed. Enable it first."},
+	{err: diverted.ErrSuspended, status: 409, title: "The webhook is suspended", detail: "Nothing was changed. Unsuspend it first."},
+	{err: diverted.ErrExpunged, status: 409, title: "The body of this event was expunged", detail: "Nothing was changed. What has no body can be deleted, but not sent again."},
+	{err: diverted.ErrConflict, status: 409, title: "Things have changed meanwhile", detail: "Nothing was changed. Look at the webhook again: it may not be in the state that this needs."},
+
+	{err: diverted.ErrLocked, status: 503, title: "The store is busy", detail: "Try again in a moment.", retryAfter: 1},
+	{err: diverted.ErrClosed, status: 503, title: "The service is stopping", detail: "Try again in a moment.", retryAfter: 1},
+	{err: context.DeadlineExceeded, status: 503, title: "The store took too long", detail: "Try again in a moment.", retryAfter: 1},
+	{err: context.Canceled, status: 503, title: "The request was given up", detail: "Try again in a moment.", retryAfter: 1},
+}
+
+// unforeseen shows everything else.
+var unforeseen = problem{status: 500, title: "Something went wrong", detail: "The service's log says what."}
+
+// problemOf returns the entry for an error.
+func problemOf(err error) problem {
+	for _, p := range problems {
+		if errors.Is(err, p.err) {
+			return p
+		}
+	}
+	return unforeseen
+}
+
+// maxErrors bounds the faults that one page lists.
+const maxErrors = 20
+
+// problemView is a page that says what went wrong. Only faults of the request itself are repeated; the text of any
+// other error is for the log alone.
+type problemView struct {
+	frame
+	Status int
+	Detail string
+	Faults []diverted.FieldError
+	// Back leads to what the request was about.
+	Back *crumb
+}
+
+// problem returns the answer to an error.
+func (c *call) problem(err error) answer {
+	p := problemOf(err)
+	v := problemView{frame: c.frame(p.title), Status: p.status, Detail: p.detail}
+	var invalid *diverted.InvalidError
+	if p.faults && errors.As(err, &invalid) {
+		v.Faults = invalid.Fields[:min(len(invalid.Fields), maxErrors)]
+	}
+	if n := len(v.Crumbs); n > 0 {
+		v.Back = &v.Crumbs[n-1]
+	}
+	header := http.Header{}
+	if p.retryAfter > 0 {
+		header.Set("Retry-After", fmt.Sprint(p.retryAfter))
+	}
+	var method methodError
+	if errors.As(err, &method) {
+		header.Set("Allow", method.allow)
+	}
+	if p.status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", c.h.config.Challenge)
+	}
+	if c.wantsJSON() {
+		return answer{status: p.status, header: header, json: stepProblem{Title: p.title, Detail: p.detail}}
+	}
+	a := render("problem", v)
+	a.status, a.header = p.status, header
+	return a
+}
+
+// faults collects what is wrong with a request, so that all of it is told at once.
+type faults struct{ fields []diverted.FieldError }
+
+func (f *faults) add(path, format string, args ...any) {
+	f.fields = append(f.fields, diverted.FieldError{Path: path, Detail: fmt.Sprintf(format, args...)})
+}
+
+// merge adds the faults of an [diverted.InvalidError].
+func (f *faults) merge(err error) {
+	var invalid *diverted.InvalidError
+	if errors.As(err, &invalid) {
+		f.fields = append(f.fields, invalid.Fields...)
+	}
+}
+
+// err returns the faults as an error that is kind, nil if there are none.
+func (f *faults) err(kind error) error {
+	if len(f.fields) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", kind, &diverted.InvalidError{Fields: f.fields})
+}

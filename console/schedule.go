@@ -1,0 +1,65 @@
+package console
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/divertedevents/diverted"
+)
+
+// schedule draws when a delivery is attempted: a dot for each attempt, and between two an arc that is the higher the
+// longer the wait.
+type schedule struct {
+	// Words are those of [diverted.RetryStrategy.String], All is how long it takes.
+	Words, All string
+	Attempts   []attemptDot
+	Waits      []waitBar
+}
+
+// attemptDot is an attempt of the schedule. X is a share of the width.
+type attemptDot struct {
+	X, Name, At string
+	// Class is even or odd: where there is little room, every other name is left out. The last one stays.
+	Class string
+	Last  bool
+}
+
+// waitBar is the wait between two attempts.
+type waitBar struct {
+	X, Width, Middle string
+	Y, Height        string
+	Text, Class      string
+}
+
+// The heights of the drawing, in pixels: of the line on which the attempts are, and of the longest wait above it.
+const (
+	scheduleLine = 64
+	longestWait  = 40
+)
+
+// newSchedule draws the retries of a strategy.
+func newSchedule(r diverted.RetryStrategy) *schedule {
+	waits := r.Schedule()
+	s := &schedule{Words: r.String()}
+	n := len(waits) + 1
+	longest := waits[len(waits)-1]
+	var at time.Duration
+	class := func(i int) string {
+		if i%2 == 0 {
+			return "even"
+		}
+		return "odd"
+	}
+	s.Attempts = append(s.Attempts, attemptDot{X: share(0, n, 0.5), Name: "1", At: "at once", Class: class(0)})
+	for i, wait := range waits {
+		at += wait
+		height := max(4, longestWait*float64(wait)/float64(longest))
+		s.Waits = append(s.Waits, waitBar{
+			X: share(i, n, 0.5), Width: share(1, n, 0), Middle: share(i+1, n, 0),
+			Y: pixels(scheduleLine - height), Height: pixels(height), Text: "+" + about(wait), Class: class(i),
+		})
+		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: about(at), Class: class(i + 1), Last: i == len(waits)-1})
+	}
+	s.All = span(at)
+	return s
+}

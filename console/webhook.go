@@ -1,0 +1,316 @@
+package console
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/httpapi"
+)
+
+// eventsPage is how many events a page lists.
+const eventsPage = 50
+
+const day = 24 * time.Hour
+
+// webhookView is one webhook.
+type webhookView struct {
+	frame
+	webhookHead
+	Numbers *numbers
+	// Why says what most of the diverted events failed with; empty: there are none, or nobody knows.
+	Why string
+	// Handling says in words what becomes of failures, Schedule draws its retries; nil: there are none.
+	Handling []string
+	Schedule *schedule
+	Chart    *chart
+	// Facts are the rest of what there is to know.
+	Facts []fact
+
+	// Lists says whether the caller may see diverted events.
+	Lists    bool
+	Filter   filterForm
+	Diverted []divertedRow
+	// First leads to the first page, Next to the next; empty: there is none.
+	First, Next string
+	// ResendAll, DeleteAll and DivertAll lead to the pages that do so; empty: not offered.
+	ResendAll, DeleteAll, DivertAll string
+}
+
+// webhookHead is what all pages of a webhook begin with.
+type webhookHead struct {
+	Name, Locator, URL string
+	// Known: the store has the webhook. A host that delivers by itself need not put it there.
+	Known bool
+	State state
+	// Tab is the page that is shown, Here and Pending are the links of the two; Pending is empty where the caller may
+	// not list.
+	Tab           string
+	Here, Pending string
+	// Ping and Unsuspend are where the buttons send to; empty: not offered.
+	Ping, Unsuspend string
+	// Waiting counts the pending deliveries, −1 if nobody knows.
+	Waiting int
+}
+
+type fact struct{ Name, Value string }
+
+// divertedRow is an event in the list.
+type divertedRow struct {
+	Locator, Link, Type, Message string
+	Trigger                      diverted.Trigger
+	Attempts                     int
+	At                           moment
+	Expunged                     bool
+}
+
+// filterForm is the form that filters diverted events, as it is filled in.
+type filterForm struct {
+	Action                           string
+	Trigger, EventType, Since, Until string
+	// Words say what is selected; empty: all.
+	Words string
+	// Triggers are those that there are.
+	Triggers []diverted.Trigger
+}
+
+// fetchWebhook returns the webhook of the call, or one that has a locator alone if the store does not know it but
+// has diverted events of it: its host delivers by itself.
+func (c *call) fetchWebhook() (w diverted.Webhook, known bool, err error) {
+	w, err = c.h.config.Store.FetchWebhook(c.r.Context(), c.webhookKey())
+	if !errors.Is(err, diverted.ErrNotFound) {
+		return w, err == nil, err
+	}
+	page, listErr := c.h.config.Store.ListDiverted(c.r.Context(), diverted.DivertedQuery{Webhook: c.webhookKey(), Limit: 1})
+	if listErr != nil {
+		return w, false, listErr
+	}
+	if len(page.Events) == 0 {
+		return w, false, err
+	}
+	return diverted.Webhook{Tenant: c.tenant, Locator: c.webhook, Name: "Webhook " + c.webhook.String()}, false, nil
+}
+
+// head returns what the pages of a webhook begin with.
+func (c *call) head(w diverted.Webhook, known bool, n *numbers, tab string) webhookHead {
+	head := webhookHead{Name: w.Name, Locator: w.Locator.String(), Known: known, Tab: tab, Here: c.webhookLink(), Waiting: -1}
+	if n != nil {
+		head.Waiting = n.Stats.Pending
+	}
+	if !known {
+		return head
+	}
+	head.URL = shownURL(w.Endpoint.URL)
+	head.State = c.stateOf(w, n)
+	if c.may(httpapi.DivertedRead, httpapi.DivertedList) {
+		head.Pending = c.webhookLink("pending")
+	}
+	if c.may(httpapi.WebhooksWrite) {
+		if c.h.config.Pinger != nil {
+			head.Ping = c.webhookLink("ping")
+		}
+		if w.Suspended() {
+			head.Unsuspend = c.webhookLink("unsuspend")
+		}
+	}
+	return head
+}
+
+func (c *call) showWebhook() (answer, error) {
+	var f faults
+	hours := c.query.number(&f, "hours", diverted.MaxStatsHours)
+	if hours == 0 {
+		hours = 24
+	}
+	filter, after := c.query.filter(&f), c.query.locator(&f, "after")
+	if err := f.err(errParameter); err != nil {
+		return answer{}, err
+	}
+	return c.webhookPage(filter, after, hours, nil)
+}
+
+// webhookPage makes the page of a webhook; done, if it is not nil, says what was just done.
+func (c *call) webhookPage(filter diverted.DivertedFilter, after ulid.ULID, hours int, done *notice) (answer, error) {
+	w, known, err := c.fetchWebhook()
+	if err != nil {
+		return answer{}, err
+	}
+	n, err := c.numbersOf(c.webhook, max(hours, 24))
+	if err != nil {
+		return answer{}, err
+	}
+	v := webhookView{
+		frame: c.frame(w.Name), webhookHead: c.head(w, known, n, "diverted"), Numbers: n,
+		Lists: c.may(httpapi.DivertedRead, httpapi.DivertedList),
+	}
+	if done != nil {
+		v.Notice = done
+	}
+	if known {
+		handling := w.Handling()
+		v.Handling = handlingWords(handling)
+		if handling.Retry != nil {
+			v.Schedule = newSchedule(*handling.Retry)
+		}
+		v.Facts = factsOf(w)
+	}
+	if n != nil {
+		v.Why = why(n.Stats)
+		v.Chart = c.newChart(n.Stats, hours)
+	}
+	if v.Lists {
+		if err := c.listDiverted(&v, filter, after, hours); err != nil {
+			return answer{}, err
+		}
+	}
+	c.offerBulk(&v, w, known, filter)
+	return render("webhook", v), nil
+}
+
+// listDiverted fills in the list of diverted events.
+func (c *call) listDiverted(v *webhookView, filter diverted.DivertedFilter, after ulid.ULID, hours int) error {
+	page, err := c.h.config.Store.ListDiverted(c.r.Context(), diverted.DivertedQuery{
+		Webhook: c.webhookKey(), Filter: filter, After: after, Limit: eventsPage,
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range page.Events {
+		v.Diverted = append(v.Diverted, divertedRow{
+			Locator: e.Event.String(), Link: c.webhookLink("diverted", e.Event.String()), Type: e.EventType,
+			Message: visible(e.Failure.Message), Trigger: e.Failure.Trigger, Attempts: e.Attempts, At: c.moment(e.DivertedAt), Expunged: e.Expunged,
+		})
+	}
+	v.Filter = newFilterForm(c.webhookLink(), filter)
+	if v.Numbers != nil {
+		v.Filter.Triggers = byNumber(v.Numbers.Diverted)
+	}
+	query := filterQuery(filter)
+	if hours != 24 {
+		query.Set("hours", c.query["hours"])
+	}
+	if !after.IsZero() {
+		v.First = withQuery(c.webhookLink(), query) + "#diverted"
+	}
+	if n := len(page.Events); page.More && n > 0 {
+		query.Set("after", page.Events[n-1].Event.String())
+		v.Next = withQuery(c.webhookLink(), query) + "#diverted"
+	}
+	return nil
+}
+
+func newFilterForm(action string, f diverted.DivertedFilter) filterForm {
+	field := func(t time.Time) string { // as a browser's field for a date and a time has it
+		if t.IsZero() {
+			return ""
+		}
+		return t.UTC().Format("2006-01-02T15:04:05")
+	}
+	return filterForm{
+		Action: action, Trigger: string(f.Trigger), EventType: f.EventType,
+		Since: field(f.Since), Until: field(f.Until), Words: filterWords(f),
+	}
+}
+
+// offerBulk offers what can be done to all that is selected, and would not be refused.
+func (c *call) offerBulk(v *webhookView, w diverted.Webhook, known bool, filter diverted.DivertedFilter) {
+	if c.h.bulk == nil {
+		return
+	}
+	if len(v.Diverted) > 0 {
+		query := filterQuery(filter)
+		if known && w.Active() && c.may(resendAll.permissions...) {
+			v.ResendAll = withQuery(c.webhookLink(resendAll.path), query)
+		}
+		if c.may(deleteAll.permissions...) {
+			v.DeleteAll = withQuery(c.webhookLink(deleteAll.path), query)
+		}
+	}
+	if known && !w.Active() && v.Waiting != 0 && c.may(divertAll.permissions...) {
+		v.DivertAll = c.webhookLink(divertAll.path)
+	}
+}
+
+// factsOf says the rest of what there is to know of a webhook.
+func factsOf(w diverted.Webhook) []fact {
+	facts := []fact{{"Event types", strings.Join(w.EventTypes, ", ")}}
+	signed := "no"
+	if w.Endpoint.HMACEnabled {
+		signed = "yes (HMAC)"
+		if n := len(w.Endpoint.OldSecrets); n > 0 {
+			signed = "yes (HMAC), by " + plural(n+1, "secret", "secrets") + " while one is replaced"
+		}
+	}
+	facts = append(facts, fact{"Signed", signed})
+	if n := len(w.Endpoint.Headers); n > 0 {
+		facts = append(facts, fact{"Headers of its own", count(n)})
+	}
+	if w.Endpoint.InsecureTLS {
+		facts = append(facts, fact{"Certificate", "not verified"})
+	}
+	if w.MaxPerSecond > 0 {
+		facts = append(facts, fact{"At most", plural(w.MaxPerSecond, "attempt", "attempts") + " a second"})
+	}
+	if w.Endpoint.Tag != "" {
+		facts = append(facts, fact{"Tag", w.Endpoint.Tag})
+	}
+	return facts
+}
+
+// why says what most diverted events failed with.
+func why(s diverted.Stats) string {
+	all := s.DivertedInAll()
+	if all == 0 {
+		return ""
+	}
+	first := byNumber(s.Diverted)[0]
+	name := string(first)
+	if m := meaning(first); m != "" {
+		name += " (" + m + ")"
+	}
+	switch n := s.Diverted[first]; {
+	case all == 1:
+		return "The one diverted event failed with " + name + "."
+	case n == all:
+		return "All " + count(all) + " diverted events failed with " + name + "."
+	default:
+		return count(n) + " of " + count(all) + " diverted events failed with " + name + "."
+	}
+}
+
+func (c *call) unsuspend() (answer, error) {
+	if err := c.h.config.Store.Unsuspend(c.r.Context(), c.webhookKey()); err != nil {
+		return answer{}, err
+	}
+	return seeOther(c.webhookLink() + "?notice=unsuspended"), nil
+}
+
+func (c *call) ping() (answer, error) {
+	// Looked up first: an unknown webhook must not take a place in the limiter.
+	if _, err := c.h.config.Store.FetchWebhook(c.r.Context(), c.webhookKey()); err != nil {
+		return answer{}, err
+	}
+	if wait := c.h.pings.Take(c.webhookKey(), c.now); wait > 0 {
+		return answer{}, errTooOften
+	}
+	result, err := c.h.config.Pinger.Ping(c.r.Context(), c.webhookKey())
+	if err != nil {
+		return answer{}, err
+	}
+	done := notice{Kind: "good", Title: "The ping was delivered", Detail: "The receiver answered with a success."}
+	if f := result.Failure; f != nil {
+		done = notice{Kind: "bad", Title: "The ping failed with " + string(f.Trigger), Detail: visible(f.Message)}
+		if f.Duration > 0 {
+			done.Detail += " (after " + span(f.Duration) + ")"
+		}
+	}
+	if !c.may(httpapi.WebhooksRead) {
+		v := problemView{frame: c.frame(done.Title), Status: http.StatusOK, Detail: done.Detail}
+		return render("problem", v), nil
+	}
+	return c.webhookPage(diverted.DivertedFilter{}, ulid.Zero, 24, &done)
+}
