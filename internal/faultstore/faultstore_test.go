@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -39,37 +40,55 @@ var faults = []struct {
 	fault faultstore.Fault
 }{
 	{"fails", faultstore.Fault{Err: errDisk}},
-	{"loses the acknowledgement", faultstore.Fault{Err: errDisk, After: true}},
-	{"is locked", faultstore.Fault{Err: diverted.ErrLocked}},
-	{"is full", faultstore.Fault{Err: diverted.ErrFull}},
-	{"is read-only", faultstore.Fault{Err: diverted.ErrReadOnly}},
-	{"is damaged", faultstore.Fault{Err: diverted.ErrDamaged}},
-	{"is slow", faultstore.Fault{Delay: 3 * time.Second}},
-	{"is slow and fails", faultstore.Fault{Delay: 3 * time.Second, Err: errDisk}},
-	{"is slow and loses the acknowledgement", faultstore.Fault{Delay: 3 * time.Second, Err: errDisk, After: true}},
+	{"answer lost", faultstore.Fault{Err: errDisk, After: true}},
+	{"locked", faultstore.Fault{Err: diverted.ErrLocked}},
+	{"full", faultstore.Fault{Err: diverted.ErrFull}},
+	{"read-only", faultstore.Fault{Err: diverted.ErrReadOnly}},
+	{"damaged", faultstore.Fault{Err: diverted.ErrDamaged}},
+	{"slow", faultstore.Fault{Delay: 3 * time.Second}},
+	{"slow, fails", faultstore.Fault{Delay: 3 * time.Second, Err: errDisk}},
+	{"slow, answer lost", faultstore.Fault{Delay: 3 * time.Second, Err: errDisk, After: true}},
 	{"hangs", faultstore.Fault{Hang: true}},
-	{"hangs after its effect", faultstore.Fault{Hang: true, After: true}},
-	{"refuses the content", faultstore.Fault{Err: diverted.ErrInvalid}},
+	{"hangs after", faultstore.Fault{Hang: true, After: true}},
+	{"content refused", faultstore.Fault{Err: diverted.ErrInvalid}},
 }
 
 // The invariant: what was acknowledged is delivered, diverted, dropped by the rules, or deleted by someone,
-// and received once, byte for byte. It holds whatever fails, in one process without a crash.
+// and received once, byte for byte. It holds whatever fails, in one process without a crash. How often it was
+// broken, and whether the dispatcher logged the fault, is the table in docs/reliability.md.
 func TestWhateverFailsNothingIsLostAndNothingIsSentTwice(t *testing.T) {
+	header := []string{"method"}
+	for _, f := range faults {
+		header = append(header, f.name)
+	}
+	table := row(header) + strings.Repeat("|---", len(header)) + "|\n"
 	for _, method := range methods {
+		cells := []string{method}
 		for _, f := range faults {
 			t.Run(method+" "+f.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					fault := f.fault
 					fault.Method = method
-					play(t, fault)
+					cells = append(cells, play(t, fault))
 				})
 			})
 		}
+		table += row(cells)
+	}
+	docs, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if complete := strings.Count(table, "|") == (len(methods)+2)*(len(faults)+2); complete && !strings.Contains(string(docs), table) {
+		t.Errorf("docs/reliability.md has another table than\n%s", table)
 	}
 }
 
-// play runs a service over a store that fails between the 10th and the 40th second, and judges it.
-func play(t *testing.T, fault faultstore.Fault) {
+func row(cells []string) string { return "| " + strings.Join(cells, " | ") + " |\n" }
+
+// play runs a service over a store that fails between the 10th and the 40th second, and judges it: how often
+// the invariant was broken, and whether the fault was logged.
+func play(t *testing.T, fault faultstore.Fault) (verdict string) {
 	s := newService(t)
 	running, stop := context.WithCancel(t.Context())
 	ran := make(chan struct{})
@@ -119,6 +138,11 @@ func play(t *testing.T, fault faultstore.Fault) {
 	if err := s.store.Close(); err != nil {
 		t.Error(err)
 	}
+	verdict = fmt.Sprint(s.breaks)
+	if strings.Contains(s.log.String(), "level=ERROR") {
+		verdict += ", logged"
+	}
+	return verdict
 }
 
 // service is a host with a dispatcher, the receivers of its webhooks, and their logs.
@@ -135,6 +159,14 @@ type service struct {
 	repeated     map[diverted.Key]bool // sends that failed at first
 	attempts     map[diverted.Key]int
 	received     map[diverted.Key][][]byte
+	breaks       int // of the invariant
+}
+
+// broken says how the invariant was broken. mu is held.
+func (s *service) broken(format string, args ...any) {
+	s.t.Helper()
+	s.t.Errorf(format, args...)
+	s.breaks++
 }
 
 // payloads are the smallest of the real ones, so that the table is quick.
@@ -322,7 +354,9 @@ func (s *service) divert(random *rand.Rand, hook diverted.Webhook) {
 	s.persist(func(ctx context.Context) error {
 		got, err := s.store.FetchDiverted(ctx, aside.Key)
 		if errors.Is(err, diverted.ErrNotFound) || err == nil && !bytes.Equal(got.Body, p.Data) {
-			s.t.Errorf("a diverted event is not as it was: %v", err)
+			s.mu.Lock()
+			s.broken("a diverted event is not as it was: %v", err)
+			s.mu.Unlock()
 			return nil
 		}
 		return err
@@ -345,7 +379,7 @@ func (s *service) judge(fault faultstore.Fault) {
 	aside := make(map[diverted.Key]bool)
 	for name, hook := range s.hooks {
 		for _, p := range s.pending(name) {
-			t.Errorf("at %s %s is still pending, after %d attempts", name, p.Event, p.Attempts)
+			s.broken("at %s %s is still pending, after %d attempts", name, p.Event, p.Attempts)
 		}
 		page, err := s.store.ListDiverted(t.Context(), diverted.DivertedQuery{Webhook: hook.Key(), Limit: diverted.MaxPage})
 		if err != nil || page.More {
@@ -368,21 +402,21 @@ func (s *service) judge(fault faultstore.Fault) {
 		case key.Webhook == s.hooks["careless"].Locator && s.attempts[key] > 0: // it failed, and nothing is to be done
 			ends["dropped"]++
 		default:
-			t.Errorf("%s is lost after %d attempts", key.Event, s.attempts[key])
+			s.broken("%s is lost after %d attempts", key.Event, s.attempts[key])
 		}
 		// A send that failed may have been delivered before it is repeated, and then it is delivered again. An
 		// outcome that the store refuses for its content is given up, and the lease is lost.
 		explained := s.repeated[key] || fault.Method == "Work" && errors.Is(fault.Err, diverted.ErrInvalid)
 		if len(received) > 1 && !explained {
-			t.Errorf("%s was received %d times", key.Event, len(received))
+			s.broken("%s was received %d times", key.Event, len(received))
 		}
 		for _, got := range received {
 			if !bytes.Equal(got, body) {
-				t.Errorf("%s was received with another body", key.Event)
+				s.broken("%s was received with another body", key.Event)
 			}
 		}
 		if key.Webhook == s.hooks["good"].Locator && s.attempts[key] > 1 && !explained {
-			t.Errorf("%s was posted %d times to a receiver that took it at once", key.Event, s.attempts[key])
+			s.broken("%s was posted %d times to a receiver that took it at once", key.Event, s.attempts[key])
 		}
 	}
 	for _, end := range []string{"delivered", "diverted", "deleted", "dropped"} {
