@@ -63,7 +63,7 @@ func (c *call) showEvent() (answer, error) {
 	v := eventView{
 		frame: c.frame("Event " + e.Event.String()), Locator: e.Event.String(), Request: e.RequestLocator.String(), Type: e.EventType,
 		DivertedAt: c.moment(e.DivertedAt), AcceptedAt: c.moment(e.AcceptedAt),
-		Expunged: e.Expunged, Shows: c.may(httpapi.DivertedRead, payload), Size: len(e.Body),
+		Expunged: e.Expunged, Shows: c.may(httpapi.DivertedRead, httpapi.DivertedPayload), Size: len(e.Body),
 	}
 	v.Failure = c.attemptRow(e.Failure)
 	failures := e.Failures

@@ -13,13 +13,11 @@ import (
 	"github.com/divertedevents/diverted/httpapi"
 )
 
-const payload = httpapi.Permission("diverted-events:payload")
-
 // Every button that a page shows works, and every one that would be refused is not there, for each permission alone
 // beside those that the page needs.
 func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 	all := []httpapi.Permission{
-		httpapi.DivertedRead, httpapi.DivertedList, httpapi.DivertedResend, httpapi.DivertedDelete, payload,
+		httpapi.DivertedRead, httpapi.DivertedList, httpapi.DivertedResend, httpapi.DivertedDelete, httpapi.DivertedPayload,
 		httpapi.WebhooksRead, httpapi.WebhooksList, httpapi.WebhooksWrite,
 	}
 	for _, left := range append(all, "") {
@@ -61,8 +59,8 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				check(eventPath(held.Key), `/resend"`, false)
 				check(eventPath(e.Key), `/delete"`, may(httpapi.DivertedDelete))
 				check(eventPath(e.Key), `/expunge"`, may(httpapi.DivertedDelete))
-				check(eventPath(e.Key), `class="json"`, may(payload))
-				check(eventPath(e.Key), `/body"`, may(payload))
+				check(eventPath(e.Key), `class="json"`, may(httpapi.DivertedPayload))
+				check(eventPath(e.Key), `/body"`, may(httpapi.DivertedPayload))
 				check(eventPath(e.Key), active.Name, may(httpapi.WebhooksRead))
 			}
 			for _, route := range []struct {
@@ -77,7 +75,7 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				{"GET", webhookPath(active.Key()) + "/diverted/delete", []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}},
 				{"GET", webhookPath(suspended.Key()) + "/divert", []httpapi.Permission{httpapi.WebhooksWrite, httpapi.DivertedList}},
 				{"GET", eventPath(e.Key), []httpapi.Permission{httpapi.DivertedRead}},
-				{"GET", eventPath(e.Key) + "/body", []httpapi.Permission{httpapi.DivertedRead, payload}},
+				{"GET", eventPath(e.Key) + "/body", []httpapi.Permission{httpapi.DivertedRead, httpapi.DivertedPayload}},
 				{"GET", eventPath(e.Key) + "/delete", []httpapi.Permission{httpapi.DivertedDelete}},
 				{"GET", eventPath(e.Key) + "/expunge", []httpapi.Permission{httpapi.DivertedDelete}},
 				{"POST", webhookPath(suspended.Key()) + "/unsuspend", []httpapi.Permission{httpapi.WebhooksWrite}},

@@ -33,9 +33,6 @@ const (
 	eventPath    = divertedPath + "/{eventLocator}"
 )
 
-// payload is the permission to see the body of an event.
-const payload httpapi.Permission = "diverted-events:payload"
-
 var (
 	filterNames = []string{"trigger", "eventType", "since", "until"}
 	bulkNames   = append(slices.Clip(filterNames), "after", "before", "counted", "total", "done", "missed", "state", "limit")
@@ -74,7 +71,7 @@ func (h *Handler) routes() []route {
 	}
 	return append(routes,
 		route{method: "GET", path: eventPath, permissions: needs(httpapi.DivertedRead), query: []string{"notice"}, serve: (*call).showEvent},
-		route{method: "GET", path: eventPath + "/body", permissions: needs(httpapi.DivertedRead, payload), serve: (*call).downloadBody},
+		route{method: "GET", path: eventPath + "/body", permissions: needs(httpapi.DivertedRead, httpapi.DivertedPayload), serve: (*call).downloadBody},
 		route{method: "POST", path: eventPath + "/resend", permissions: needs(httpapi.DivertedResend), serve: (*call).resend},
 		route{method: "GET", path: eventPath + "/delete", permissions: needs(httpapi.DivertedDelete), serve: (*call).confirmDelete},
 		route{method: "POST", path: eventPath + "/delete", permissions: needs(httpapi.DivertedDelete), serve: (*call).delete},

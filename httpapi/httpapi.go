@@ -97,6 +97,7 @@ import (
 	"time"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/pings"
 	"github.com/google/uuid"
 )
 
@@ -179,7 +180,7 @@ type Handler struct {
 	log       *slog.Logger
 	resources []*resource
 	document  map[string]json.RawMessage
-	pings     limiter
+	pings     pings.Limiter
 
 	// What the store of Config.Diverted can do beyond what each can; nil: it cannot.
 	bulk       diverted.BulkStore

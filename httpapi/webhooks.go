@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"sync"
 	"time"
 
 	"github.com/divertedevents/diverted"
@@ -143,16 +142,12 @@ type Pinger interface {
 	Ping(ctx context.Context, webhook diverted.WebhookKey) (diverted.PingResult, error)
 }
 
-// pingInterval is the least time between two pings of one webhook: a ping is a request that a stranger
-// aims, so that it must not become a flood.
-const pingInterval = 5 * time.Second
-
 func (h *Handler) pingWebhook(c *call) (answer, error) {
 	// Looked up first: an unknown webhook must not take a place in the limiter.
 	if _, err := h.config.Webhooks.FetchWebhook(c.r.Context(), c.webhookKey()); err != nil {
 		return answer{}, err
 	}
-	if wait := h.pings.take(c.webhookKey(), time.Now()); wait > 0 {
+	if wait := h.pings.Take(c.webhookKey(), time.Now()); wait > 0 {
 		return answer{}, retryError{err: errTooOften, after: wait}
 	}
 	result, err := h.config.Pinger.Ping(c.r.Context(), c.webhookKey())
@@ -160,29 +155,4 @@ func (h *Handler) pingWebhook(c *call) (answer, error) {
 		return answer{}, err
 	}
 	return ok(newPingResponse(result))
-}
-
-// limiter lets one through per key and pingInterval.
-type limiter struct {
-	mu   sync.Mutex
-	last map[diverted.WebhookKey]time.Time
-}
-
-// take returns 0 if the key may go on now, else how long it has to wait.
-func (l *limiter) take(key diverted.WebhookKey, now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if last, ok := l.last[key]; ok && now.Sub(last) < pingInterval {
-		return pingInterval - now.Sub(last)
-	}
-	for k, last := range l.last { // those that say nothing any more
-		if now.Sub(last) >= pingInterval {
-			delete(l.last, k)
-		}
-	}
-	if l.last == nil {
-		l.last = map[diverted.WebhookKey]time.Time{}
-	}
-	l.last[key] = now
-	return 0
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/console"
 	"github.com/divertedevents/diverted/httpapi"
 )
 
@@ -101,8 +102,16 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	operators, err := console.New(console.Config{
+		Store: store, Pinger: dispatcher, Authorize: authorize,
+		Challenge: `Basic realm="diverted"`, // browsers ask for a name, which may be any, and a password: the token
+	})
+	if err != nil {
+		return err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/event/", api)
+	mux.Handle("/console/", operators)
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 
 	listener, err := net.Listen("tcp", o.addr)
@@ -198,6 +207,9 @@ func authorizer(o options) (authorize, error) {
 	}
 	return func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error {
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok {
+			_, token, ok = r.BasicAuth() // of a browser
+		}
 		if !ok {
 			return httpapi.ErrUnauthenticated
 		}
