@@ -25,6 +25,7 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 		leaseEnd: leased.Add(s.lease),
 	}
 	var answer response
+	var traced func(Attempt) // ends the span
 	// Whatever happens the attempt ends, even if a transport of the host's ends the goroutine.
 	defer func() {
 		if e.outcome.Kind == "" {
@@ -40,6 +41,7 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 				},
 			}, &e)
 		}
+		observed(s.d, traced, e.attempt)
 		c.Body = nil // the claims of one call share their memory, and others may go on for long
 		s.attempted(c, &e, &answer)
 	}()
@@ -53,7 +55,10 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 	case !s.begin(c) || time.Since(leased) > s.lease-s.d.config.Timeout:
 		e.outcome.Kind = OutcomeReturn // the lease no longer covers the attempt
 	default:
-		answer = s.d.sender.send(s.attempting, request{endpoint: &c.Webhook.Endpoint, id: c.Key.Event.String(), body: c.Body})
+		e.attempt.Number, e.attempt.TraceParent = c.Attempts+1, c.TraceParent
+		r := request{endpoint: &c.Webhook.Endpoint, id: c.Key.Event.String(), body: c.Body}
+		r.traceParent, traced = s.d.attempting(e.attempt)
+		answer = s.d.sender.send(s.attempting, r)
 		s.d.conclude(c, answer, &e)
 		if s.presume(c, &answer) {
 			e.outcome = Outcome{Key: c.Key, Token: c.Token, Kind: OutcomeReturn}

@@ -106,6 +106,7 @@ func (d *Dispatcher) accept(ctx context.Context, tenant uuid.UUID, webhook ulid.
 	if err != nil {
 		return nil, err
 	}
+	m.TraceParent = d.accepting(ctx)
 	r := d.reservation()
 	if r == nil || ctx.Done() == nil {
 		return d.acceptWith(ctx, m, r)

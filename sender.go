@@ -68,6 +68,8 @@ type request struct {
 	// id is the header webhook-id.
 	id   string
 	body []byte
+	// traceParent is the header of that name. Empty: none.
+	traceParent string
 }
 
 // response is how an attempt ended.
@@ -312,6 +314,9 @@ func (s *sender) header(r request, now time.Time) (http.Header, error) {
 	h["Content-Type"] = s.contentType
 	h[headerID] = own[0:1:1]
 	h[headerTimestamp] = own[1:2:2]
+	if r.traceParent != "" {
+		h["Traceparent"] = []string{r.traceParent}
+	}
 	if r.endpoint.HMACEnabled {
 		signature, err := sign(own[0], own[1], r.body, r.endpoint.signers(now))
 		if err != nil {
