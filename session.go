@@ -13,6 +13,7 @@ const (
 	leaseSlack      = 10 * time.Second // of a lease beyond the attempt's timeout
 	maxClaimBytes   = 32 << 20         // of the bodies that one call claims
 	maxAcceptClaims = 256              // that one message is handed back as
+	maxBatch        = 256              // outcomes, and claims, of one call of Work
 	maxNotices      = 16               // under way
 	fallback        = time.Second      // between looks at what others may have added
 	storeTimeout    = time.Minute      // of one call of the store, which is then repeated
@@ -277,6 +278,11 @@ func (s *session) nextLook() time.Time {
 func (s *session) step(claim bool) {
 	batch, noticed := s.ended, s.noticed
 	s.ended, s.noticed, s.spare = s.spare[:0], nil, nil
+	if len(batch) > maxBatch {
+		s.ended = append(s.ended, batch[maxBatch:]...)
+		clear(batch[maxBatch:])
+		batch = batch[:maxBatch]
+	}
 	var r *reservation
 	refresh := s.refresh && claim
 	if claim {
@@ -284,7 +290,7 @@ func (s *session) step(claim bool) {
 		if s.out.on {
 			room, s.out.probe = 1, time.Now().Add(outageProbe)
 		}
-		r = s.newReservation(room)
+		r = s.newReservation(min(room, maxBatch))
 		r.request.Notices = maxNotices - s.notices
 		s.due, s.refresh = false, false
 	}

@@ -56,11 +56,10 @@ func drainTo(p *probe, webhooks int, to func(i int) int) error {
 // rateOf runs the dispatcher until n outcomes are settled, and notes how many that were a second.
 func (o *ours) rateOf(p *probe, name string, settled *countdown, n int) error {
 	var stop func() error
-	elapsed, err := p.timed(func() error {
+	err := p.rateOf(name, n, func() error {
 		stop = o.run(p.ctx)
 		return settled.wait(p)
 	})
-	p.set(name, float64(n)/elapsed.Seconds())
 	return errors.Join(err, stop())
 }
 
