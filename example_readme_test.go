@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/console"
 	"github.com/divertedevents/diverted/httpapi"
 )
 
@@ -123,3 +124,15 @@ func TestPaidOrderIsPublished(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func Example_console() {
+	store := diverted.NewMemoryStore()
+	defer store.Close()
+	dispatcher, err := diverted.NewDispatcher(store, diverted.Config{})
+	check(err)
+	authorize := httpapi.AllowAll
+
+	operators, err := console.New(console.Config{Store: store, Pinger: dispatcher, Authorize: authorize})
+	check(err)
+	http.Handle("/console/", operators)
+}

@@ -181,6 +181,9 @@ func (c *call) readPath(values map[string]string) error {
 
 // parseUUID takes the form 8-4-4-4-12 alone, as package httpapi does.
 func parseUUID(s string) (uuid.UUID, bool) {
+	if len(s) != 36 {
+		return uuid.Nil, false
+	}
 	id, err := uuid.Parse(s)
-	return id, err == nil && len(s) == 36
+	return id, err == nil
 }

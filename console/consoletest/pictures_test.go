@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,9 +22,12 @@ import (
 func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 	is := is.New(t)
 	s, b := newService(t), newBrowser(t)
-	billing, event, healthy := s.night()
+	billing, healthy, events := s.night()
 	dir := pictures(t)
 	webhook := s.webhookAddress(billing)
+	at := func(key diverted.Key) string {
+		return s.address + "tenants/" + key.Tenant.String() + "/webhooks/" + key.Webhook.String() + "/diverted/" + key.Event.String()
+	}
 	for _, p := range []struct{ name, address string }{
 		{"home", s.address},
 		{"webhooks", s.address + "tenants/" + s.tenant.String() + "/webhooks"},
@@ -31,8 +35,9 @@ func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 		{"webhook-week", webhook + "?hours=168&trigger=5xx"},
 		{"webhook-active", s.webhookAddress(healthy)},
 		{"pending", webhook + "/pending"},
-		{"event", webhook + "/diverted/" + event.Event.String()},
-		{"delete", webhook + "/diverted/" + event.Event.String() + "/delete"},
+		{"event", at(events[0])},
+		{"event-held", at(events[1])},
+		{"delete", at(events[0]) + "/delete"},
 		{"bulk-plan", s.webhookAddress(healthy) + "/diverted/resend"},
 		{"bulk-running", s.webhookAddress(healthy) + "/diverted/resend?state=running&total=1217&done=800"},
 		{"bulk-finished", s.webhookAddress(healthy) + "/diverted/resend?state=finished&total=1217&done=1215&missed=2"},
@@ -63,9 +68,9 @@ func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 	b.quiet("the server responded with a status of 404") // the page of a problem
 }
 
-// night sets up what an operator may find: a webhook that was suspended three hours ago, with an event of it, and one
-// that is well again.
-func (s *service) night() (billing diverted.Webhook, event diverted.DivertedEvent, healthy diverted.Webhook) {
+// night sets up what an operator may find: a webhook that was suspended three hours ago, one that is well again, and
+// an event of each, the latter's first.
+func (s *service) night() (billing, healthy diverted.Webhook, events [2]diverted.Key) {
 	s.t.Helper()
 	h := s.history
 	h.failures = map[ulid.ULID][]diverted.Failure{}
@@ -75,11 +80,13 @@ func (s *service) night() (billing diverted.Webhook, event diverted.DivertedEven
 	now := time.Now()
 
 	url := func(u string) func(*diverted.Webhook) { return func(w *diverted.Webhook) { w.Endpoint.URL = u } }
-	healthy = s.webhook("Northwind warehouse", url("https://hooks.northwind.example/diverted"))
-	s.webhook("Contoso ledger (staging)", url("https://staging.contoso.example/in?token=t0ps3cret"), func(w *diverted.Webhook) { w.Enabled = false })
-	billing = s.webhook("Fabrikam billing", url("https://api.fabrikam.example/webhooks/orders"), func(w *diverted.Webhook) {
+	signed := func(w *diverted.Webhook) {
 		w.Endpoint.HMACEnabled, w.Endpoint.Secret = true, diverted.GenerateSecret()
 		w.Endpoint.Headers = http.Header{"Authorization": {"Bearer not-to-be-seen"}, "X-Region": {"eu-west"}}
+	}
+	healthy = s.webhook("Northwind warehouse", url("https://hooks.northwind.example/in"), signed)
+	s.webhook("Contoso ledger (staging)", url("https://staging.contoso.example/in?token=t0ps3cret"), func(w *diverted.Webhook) { w.Enabled = false })
+	billing = s.webhook("Fabrikam billing", url("https://api.fabrikam.example/webhooks/orders"), signed, func(w *diverted.Webhook) {
 		w.FailureHandling = &diverted.FailureHandling{Divert: true, Suspend: true, Retry: &diverted.RetryStrategy{Attempts: 5, Interval: time.Minute}}
 	})
 	flaky := s.webhook("Adventure Works mailing", url("https://mail.adventure-works.example/events"))
@@ -108,7 +115,12 @@ func (s *service) night() (billing diverted.Webhook, event diverted.DivertedEven
 		}
 		return 0, 0, nil
 	})
-	well := func(ago int) (int, int, map[diverted.Trigger]int) { return 900 + random.IntN(300), random.IntN(2), nil }
+	well := func(ago int) (int, int, map[diverted.Trigger]int) {
+		if ago == 5 {
+			return 400, 72, map[diverted.Trigger]int{"503": 12}
+		}
+		return 900 + random.IntN(300), random.IntN(2), nil
+	}
 	for _, w := range []diverted.Webhook{healthy} {
 		hours(w, well)
 		h.past[w.Locator] = diverted.Stats{LastSuccess: now.Add(-3 * time.Second), LastFailure: now.Add(-5 * time.Hour)}
@@ -137,11 +149,18 @@ func (s *service) night() (billing diverted.Webhook, event diverted.DivertedEven
 		h.at[e.Event] = at
 		h.failures[e.Event] = attempts(e.Failure, at)
 		if i == 3 {
-			event = e
+			events[1] = e.Key
 		}
 	}
 	for i := range 12 {
-		s.divert(healthy, i)
+		e := s.divert(healthy, 5+i*23, func(e *diverted.DivertedEvent) {
+			e.Failure.Message = `https://hooks.northwind.example answered 503 Service Unavailable: {"error":"down for maintenance"}`
+		})
+		h.at[e.Event] = now.Add(-5*time.Hour + time.Duration(i)*time.Minute)
+		h.failures[e.Event] = attempts(e.Failure, h.at[e.Event])
+		if i == 2 {
+			events[0] = e.Key
+		}
 	}
 	s.is.NoErr(s.store.Suspend(s.t.Context(), billing.Key()))
 	h.webhooks[billing.Locator] = now.Add(-3 * time.Hour)
@@ -153,7 +172,7 @@ func (s *service) night() (billing diverted.Webhook, event diverted.DivertedEven
 		_, err = s.store.Accept(s.t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{m}})
 		s.is.NoErr(err)
 	}
-	return billing, event, healthy
+	return billing, healthy, events
 }
 
 // attempts are those that an event went through until it was diverted: six, at growing intervals.
@@ -164,7 +183,7 @@ func attempts(last diverted.Failure, at time.Time) []diverted.Failure {
 		f.Attempt, f.At, f.Duration = n, at, time.Duration(180+n*37)*time.Millisecond
 		f.Excerpt = `{"error":"down for maintenance","retry":true,"request":"req_8f31c` + fmt.Sprint(n) + `"}`
 		if n == 2 {
-			f = diverted.Failure{Trigger: "timeout", Message: "https://api.fabrikam.example: no answer within 15s", Attempt: n, At: at, Duration: 15 * time.Second}
+			f = diverted.Failure{Trigger: "timeout", Message: strings.Fields(last.Message)[0] + ": no answer within 15s", Attempt: n, At: at, Duration: 15 * time.Second}
 		}
 		if n == 4 {
 			f.RetryAfter = 30 * time.Second
