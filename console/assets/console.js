@@ -10,11 +10,14 @@
   const form = document.getElementById("steps");
   if (!counted || !bar || !status) return;
 
+  // sentence ends what says something.
+  const sentence = (text) => (/[.!?]$/.test(text) ? text : text + ".");
+
   // ask makes a request and returns its answer; an answer that is a problem is thrown.
   async function ask(address, options) {
     const response = await fetch(address, { ...options, headers: { Accept: "application/json" }, redirect: "error" });
     const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error([answer.title || "The answer was " + response.status, answer.detail].filter(Boolean).join(". "));
+    if (!response.ok) throw new Error([answer.title || "The answer was " + response.status, answer.detail].filter(Boolean).map(sentence).join(" "));
     return answer;
   }
 
@@ -48,7 +51,7 @@
       button.textContent = does + " " + number.format(total) + (total === 1 ? " event" : " events");
       status.textContent = "";
     } catch (problem) {
-      status.textContent = problem.message + ". What was counted so far is above.";
+      status.textContent = sentence(problem.message) + " What was counted so far is above.";
     }
     button.disabled = false;
   }
@@ -114,7 +117,7 @@
       }
       status.textContent = "Stopped. What is done is done; the rest is as it was.";
     } catch (problem) {
-      status.textContent = problem.message + ". What is done is done; the step that failed can be repeated.";
+      status.textContent = sentence(problem.message) + " What is done is done; the step that failed can be repeated.";
     }
     stop.remove();
     button.textContent = "Go on";

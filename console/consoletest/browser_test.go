@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds everything that waits for the browser.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 // browser is a tab of a browser that remembers all that its pages complained of.
 type browser struct {

@@ -89,6 +89,29 @@ func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
 	b.quiet()
 }
 
+// A step that fails says why, and is made again when that is mended. Who stops goes on where it was.
+func TestOperatorGoesOnAfterAStepThatFailed(t *testing.T) {
+	is := is.New(t)
+	s, b := newService(t), newBrowser(t)
+	s.answer.Store(http.StatusOK)
+	billing := s.webhook("billing")
+	const many = 2_300
+	for n := range many {
+		s.divert(billing, n)
+	}
+	b.open(s.webhookAddress(billing))
+	b.follow("Resend all")
+	is.NoErr(s.store.Suspend(t.Context(), billing.Key())) // by somebody else, or by itself
+	b.do(chromedp.Click(chromedp.CSS("#steps button")))
+	b.until(func() bool { return strings.Contains(b.text(), "Go on") })
+	b.sees("The webhook is suspended. Nothing was changed. Unsuspend it first. What is done is done")
+	is.NoErr(s.store.Unsuspend(t.Context(), billing.Key()))
+	b.follow("Go on")
+	b.sees("2,300 events are on their way again.")
+	b.until(func() bool { return len(s.counts()) == many })
+	b.quiet("the server responded with a status of 409") // which was shown
+}
+
 // Without JavaScript the same is done by hand, a step at a time.
 func TestOperatorWithoutJavaScriptDeletesInSteps(t *testing.T) {
 	is := is.New(t)
