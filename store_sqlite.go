@@ -35,8 +35,11 @@ type SQLiteStore struct {
 }
 
 var (
-	_ Store   = (*SQLiteStore)(nil)
-	_ Watcher = (*SQLiteStore)(nil)
+	_ Store          = (*SQLiteStore)(nil)
+	_ Watcher        = (*SQLiteStore)(nil)
+	_ BulkStore      = (*SQLiteStore)(nil)
+	_ StatsStore     = (*SQLiteStore)(nil)
+	_ RetentionStore = (*SQLiteStore)(nil)
 )
 
 // sqlitePragmas are what a writing connection must have, as PRAGMA answers it.

@@ -11,8 +11,8 @@ import (
 
 const insertDelivery = `
 	INSERT INTO diverted_deliveries
-		(webhook, event, request, type, accepted_at, due, token, attempts, losses, was_diverted, released, body)
-	VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?)
+		(webhook, event, request, type, accepted_at, due, token, attempts, losses, was_diverted, released, body, trace)
+	VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?)
 	ON CONFLICT DO NOTHING`
 
 const selectDue = `SELECT due IS NULL FROM diverted_deliveries WHERE webhook = ? AND event = ?`
@@ -71,7 +71,7 @@ func (tx *sqliteTx) acceptFor(row *sqliteWebhook, m *Message, claims *sqliteClai
 	if claimed {
 		due, token = claims.lease, claims.token
 	}
-	if tx.exec(insertDelivery, row.id, m.Event[:], m.RequestLocator[:], m.EventType, tx.now.UnixMilli(), due, token, m.Body) == 0 {
+	if tx.exec(insertDelivery, row.id, m.Event[:], m.RequestLocator[:], m.EventType, tx.now.UnixMilli(), due, token, m.Body, orNull(m.TraceParent)) == 0 {
 		return Acceptance{Webhook: row.webhook.Locator, Status: tx.statusOf(row, m.Event)}
 	}
 	tx.count(row.id, 1)
@@ -80,7 +80,7 @@ func (tx *sqliteTx) acceptFor(row *sqliteWebhook, m *Message, claims *sqliteClai
 	if claimed {
 		claims.add(row, Claim{
 			Key: key, RequestLocator: m.RequestLocator, EventType: m.EventType, Body: m.Body,
-			AcceptedAt: fromMillis(tx.now.UnixMilli()),
+			AcceptedAt: fromMillis(tx.now.UnixMilli()), TraceParent: m.TraceParent,
 		})
 	} else {
 		if row.active() {
@@ -89,6 +89,14 @@ func (tx *sqliteTx) acceptFor(row *sqliteWebhook, m *Message, claims *sqliteClai
 		tx.changed(ChangeAccepted, key)
 	}
 	return Acceptance{Webhook: row.webhook.Locator, Status: Accepted}
+}
+
+// orNull returns NULL for no text.
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
 }
 
 // statusOf says which an event is at a webhook, AlreadyPending or AlreadyDiverted, "" for neither.
@@ -143,7 +151,7 @@ func (s *SQLiteStore) acceptTx(ctx context.Context, tx *sql.Tx, action string, t
 	var all []Acceptance
 	for _, row := range rows {
 		status := Accepted
-		result, err := tx.ExecContext(ctx, insertDelivery, row.id, m.Event[:], m.RequestLocator[:], m.EventType, s.writer.wall().UnixMilli(), 0, nil, m.Body)
+		result, err := tx.ExecContext(ctx, insertDelivery, row.id, m.Event[:], m.RequestLocator[:], m.EventType, s.writer.wall().UnixMilli(), 0, nil, m.Body, orNull(m.TraceParent))
 		if err != nil {
 			return nil, sqliteError(action, err)
 		}

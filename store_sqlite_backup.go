@@ -177,12 +177,13 @@ func (s *SQLiteStore) DivertPending(ctx context.Context, request DivertPendingRe
 					continue // deleted meanwhile, or damaged
 				}
 				changed := tx.exec(`
-					UPDATE diverted_deliveries SET due = NULL, token = NULL, losses = 0, failure = ?, diverted_at = ?
+					UPDATE diverted_deliveries SET due = NULL, token = NULL, losses = 0, failures = `+appendFailure+`, failure = ?, diverted_at = ?
 					WHERE webhook = ? AND event = ? AND due IS NOT NULL AND accepted_at < ?`,
 					failure, tx.now.UnixMilli(), p.webhook, p.event, before)
 				if changed > 0 {
 					n++
 					tx.count(row.id, -1)
+					tx.aside(row.id, request.Failure().Trigger, 1)
 					tx.changed(ChangeDiverted, Key{row.webhook.Tenant, row.webhook.Locator, [16]byte(p.event)})
 				}
 			}

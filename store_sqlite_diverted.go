@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Divert is as in [DivertedStore].
@@ -21,7 +22,10 @@ func (s *SQLiteStore) Divert(ctx context.Context, event DivertedEvent) error {
 			}
 		}
 		var diverted bool
-		if tx.query1(selectDue, []any{row.id, event.Event[:]}, &diverted) && !diverted {
+		var before sql.NullString
+		found := tx.query1(`SELECT due IS NULL, `+sqliteTrigger+` FROM diverted_deliveries WHERE webhook = ? AND event = ?`,
+			[]any{row.id, event.Event[:]}, &diverted, &before)
+		if found && !diverted {
 			return fmt.Errorf("divert event %s: %w: it is pending", event.Event, ErrConflict)
 		}
 		now := tx.now.UnixMilli()
@@ -29,14 +33,19 @@ func (s *SQLiteStore) Divert(ctx context.Context, event DivertedEvent) error {
 			INSERT INTO diverted_deliveries
 				(webhook, event, request, type, accepted_at, attempts, losses, was_diverted, released, diverted_at, failure, body)
 			VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?)
-			ON CONFLICT (webhook, event) DO UPDATE SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failure = excluded.failure`,
+			ON CONFLICT (webhook, event) DO UPDATE 
+			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failures = `+appendFailure+`, failure = excluded.failure`,
 			row.id, event.Event[:], event.RequestLocator[:], event.EventType, now, event.Attempts, now, encodeFailure(tx.keep(&event.Failure)), event.Body)
+		if found {
+			tx.aside(row.id, longTrigger(before.String), -1)
+		}
+		tx.aside(row.id, event.Failure.Trigger, 1)
 		tx.changed(ChangeDiverted, event.Key)
 		return nil
 	})
 }
 
-const divertedColumns = `event, request, type, accepted_at, diverted_at, attempts, failure`
+const divertedColumns = `event, request, type, accepted_at, diverted_at, attempts, length(body) = 0, failure`
 
 func scanDiverted(row interface{ Scan(...any) error }, key WebhookKey, more ...any) (DivertedEvent, error) {
 	var (
@@ -46,7 +55,7 @@ func scanDiverted(row interface{ Scan(...any) error }, key WebhookKey, more ...a
 		divertedAt     sql.NullInt64
 		encoded        []byte
 	)
-	err := scan(row, append([]any{&event, &request, &d.EventType, &accepted, &divertedAt, &d.Attempts, &encoded}, more...)...)
+	err := scan(row, append([]any{&event, &request, &d.EventType, &accepted, &divertedAt, &d.Attempts, &d.Expunged, &encoded}, more...)...)
 	if err == nil {
 		d.Event, d.RequestLocator, err = locatorsOf(event, request)
 	}
@@ -65,17 +74,21 @@ func scanDiverted(row interface{ Scan(...any) error }, key WebhookKey, more ...a
 func (s *SQLiteStore) FetchDiverted(ctx context.Context, key Key) (DivertedEvent, error) {
 	var d DivertedEvent
 	err := s.read(ctx, "fetch diverted event", func(db *sql.DB) error {
-		var body []byte
+		var body, failures []byte
 		row := db.QueryRowContext(ctx, `
-			SELECT `+divertedColumns+`, body FROM diverted_deliveries
+			SELECT `+divertedColumns+`, body, failures FROM diverted_deliveries
 			WHERE webhook = (SELECT id FROM diverted_webhooks WHERE tenant = ? AND locator = ? AND deleted = 0)
 			AND event = ? AND due IS NULL`, key.Tenant[:], key.Webhook[:], key.Event[:])
 		var err error
-		d, err = scanDiverted(row, key.WebhookKey(), &body)
+		d, err = scanDiverted(row, key.WebhookKey(), &body, &failures)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("diverted event %s: %w", key.Event, ErrNotFound)
 		}
+		if err != nil {
+			return err
+		}
 		d.Body = body
+		d.Failures, err = decodeFailures(failures, &d.Failure)
 		return err
 	})
 	return d, err
@@ -84,12 +97,25 @@ func (s *SQLiteStore) FetchDiverted(ctx context.Context, key Key) (DivertedEvent
 // ListDiverted is as in [DivertedStore].
 func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (DivertedPage, error) {
 	var page DivertedPage
-	more, err := s.list(ctx, "list diverted events", query, divertedColumns, "due IS NULL", func(rows *sql.Rows) error {
-		d, err := scanDiverted(rows, query.Webhook)
-		page.Events = append(page.Events, d)
+	columns := divertedColumns + `, NULL`
+	if query.Failures {
+		columns = divertedColumns + `, failures`
+	}
+	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
+		return selectEvents(ctx, db, id, selection{filter: q.Filter, after: q.After[:], limit: q.Offset + q.Limit + 1})
+	}
+	more, err := s.list(ctx, "list diverted events", query, columns, "due IS NULL", finds, func(row *sql.Rows) error {
+		var failures []byte
+		d, err := scanDiverted(row, query.Webhook, &failures)
+		if err == nil && query.Failures {
+			d.Failures, err = decodeFailures(failures, &d.Failure)
+		}
+		if err == nil {
+			page.Events = append(page.Events, d)
+		}
 		return err
 	})
-	page.Events, page.More = cut(page.Events, more)
+	page.More = more
 	return page, err
 }
 
@@ -99,8 +125,14 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 	const columns = `event, request, type, accepted_at, due, token IS NOT NULL, attempts, released, failure,
 		(SELECT enabled AND suspended_at IS NULL FROM diverted_webhooks WHERE id = webhook)`
 	var page PendingPage
+	if err := query.ForPending(); err != nil {
+		return page, err
+	}
 	now := s.writer.wall().UnixMilli()
-	more, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL", func(rows *sql.Rows) error {
+	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
+		return selectPending(ctx, db, id, q.After[:], q.Offset+q.Limit+1, ``)
+	}
+	more, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL", finds, func(rows *sql.Rows) error {
 		var (
 			d              = PendingDelivery{Key: Key{Tenant: query.Webhook.Tenant, Webhook: query.Webhook.Webhook}}
 			event, request []byte
@@ -127,21 +159,39 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 		page.Deliveries = append(page.Deliveries, d)
 		return err
 	})
-	page.Deliveries, page.More = cut(page.Deliveries, more)
+	page.More = more
 	return page, err
 }
 
-// list reads one row more than a page of deliveries, ascending by event, and says how many it read.
-func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQuery, columns, where string, each func(*sql.Rows) error) (limit int, err error) {
+// list reads a page of deliveries, and says whether there are more. finds returns the locators of the page,
+// with those before it, and one more.
+func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQuery, columns, where string,
+	finds func(context.Context, *sql.DB, int64, DivertedQuery) ([][]byte, error), each func(*sql.Rows) error) (more bool, err error) {
 	query, err = query.WithDefaults()
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	return query.Limit, s.read(ctx, action, func(db *sql.DB) error {
-		rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries
-			WHERE webhook = (SELECT id FROM diverted_webhooks WHERE tenant = ? AND locator = ? AND deleted = 0)
-			AND event > ? AND `+where+` ORDER BY event LIMIT ? OFFSET ?`,
-			query.Webhook.Tenant[:], query.Webhook.Webhook[:], query.After[:], query.Limit+1, query.Offset)
+	return more, s.read(ctx, action, func(db *sql.DB) error {
+		id, err := webhookID(ctx, db, query.Webhook)
+		if id == 0 || err != nil {
+			return err
+		}
+		events, err := finds(ctx, db, id, query)
+		if err != nil {
+			return err
+		}
+		events = events[min(query.Offset, len(events)):]
+		events, more = cut(events, query.Limit)
+		if len(events) == 0 {
+			return nil
+		}
+		args := []any{id}
+		for _, event := range events {
+			args = append(args, event)
+		}
+		// What has gone since is left out.
+		rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries INDEXED BY diverted_deliveries_key
+			WHERE webhook = ? AND event IN (?`+strings.Repeat(`,?`, len(events)-1)+`) AND `+where+` ORDER BY event`, args...)
 		if err != nil {
 			return err
 		}
@@ -167,24 +217,17 @@ func cut[T any](rows []T, limit int) ([]T, bool) {
 func (s *SQLiteStore) Resend(ctx context.Context, key Key) error {
 	return s.write(ctx, "resend", func(tx *sqliteTx) error {
 		row, err := tx.diverted(key)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case !row.known:
-			return fmt.Errorf("resend event %s: %w", key.Event, ErrWebhookUnknown)
-		case !row.webhook.Enabled:
-			return fmt.Errorf("resend event %s: %w", key.Event, ErrDisabled)
-		case row.webhook.Suspended():
-			return fmt.Errorf("resend event %s: %w", key.Event, ErrSuspended)
 		}
-		tx.exec(`
-			UPDATE diverted_deliveries
-			SET due = 0, token = NULL, attempts = 0, losses = 0, was_diverted = 1, released = 0, diverted_at = NULL
-			WHERE webhook = ? AND event = ?`, row.id, key.Event[:])
-		tx.count(row.id, 1)
-		tx.turns.Ready(key.Tenant, row.id)
-		tx.changed(ChangeResent, key)
-		return nil
+		if err = row.letsGo(); err == nil && tx.resend(row, key.Event, forever) {
+			return nil
+		}
+		var expunged bool
+		if tx.query1(`SELECT length(body) = 0 FROM diverted_deliveries WHERE webhook = ? AND event = ?`, []any{row.id, key.Event[:]}, &expunged) && expunged {
+			err = ErrExpunged
+		}
+		return fmt.Errorf("resend event %s: %w", key.Event, err)
 	})
 }
 
@@ -195,8 +238,7 @@ func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 		if err != nil {
 			return err
 		}
-		tx.freedRows(tx.exec(`DELETE FROM diverted_deliveries WHERE webhook = ? AND event = ?`, row.id, key.Event[:]))
-		tx.changed(ChangeDeleted, key)
+		tx.deleteDiverted(row, key.Event, forever)
 		return nil
 	})
 }

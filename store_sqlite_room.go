@@ -35,11 +35,13 @@ func (tx *sqliteTx) full(row *sqliteWebhook, r *AcceptRequest) error {
 	return r.refuse(pending, tx.size+tx.grown)
 }
 
+const countPending = `SELECT count(*) FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL`
+
 func (tx *sqliteTx) pendingOf(id int64) int {
 	c := tx.pending[id]
 	if c == nil || c.seen != tx.dataSeen && tx.now.Sub(c.at).Abs() >= recount {
 		c = &pendingCount{seen: tx.dataSeen, at: tx.now}
-		tx.query1(`SELECT count(*) FROM diverted_deliveries WHERE webhook = ? AND due IS NOT NULL`, []any{id}, &c.n)
+		tx.query1(countPending, []any{id}, &c.n)
 		tx.pending[id] = c
 	}
 	return c.n

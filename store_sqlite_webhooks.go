@@ -398,6 +398,7 @@ func (s *SQLiteStore) DeleteWebhook(ctx context.Context, key WebhookKey, discard
 			tx.cache.drop(row)
 			tx.turns.Drop(row.id)
 			delete(tx.pending, row.id)
+			delete(tx.asides, row.id)
 			tx.purge = append(tx.purge, row.id)
 		}
 		return nil
@@ -430,6 +431,7 @@ func (tx *sqliteTx) purgeStep() error {
 		AND EXISTS (SELECT 1 FROM diverted_webhooks WHERE id = ?1 AND deleted = 1)`, id, purgeRows)
 	tx.freedRows(n)
 	if n < purgeRows {
+		tx.exec(`DELETE FROM diverted_activity WHERE webhook = ?1 AND NOT EXISTS (SELECT 1 FROM diverted_webhooks WHERE id = ?1 AND deleted = 0)`, id)
 		tx.exec(`DELETE FROM diverted_webhooks WHERE id = ? AND deleted = 1`, id)
 		if tx.fault == nil {
 			tx.purge = tx.purge[1:]

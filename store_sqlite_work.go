@@ -56,6 +56,9 @@ func (tx *sqliteTx) settle(o *Outcome) Settled {
 		request = tx.requestOf(row, o.Key.Event) // now, since the row may go
 	}
 	failure := tx.keep(o.Failure)
+	if failure == nil && o.Kind == OutcomeDivert {
+		failure = tx.keep(&Failure{Trigger: TriggerTimeout}) // whatever is diverted says why
+	}
 	var changed int64
 	switch o.Kind {
 	case OutcomeDelivered, OutcomeDrop:
@@ -70,7 +73,7 @@ func (tx *sqliteTx) settle(o *Outcome) Settled {
 			due = millisUp(tx.now.Add(o.Wait))
 		}
 		changed = tx.exec(`
-			UPDATE diverted_deliveries SET due = ?, token = NULL, attempts = attempts + 1, losses = 0, failure = ?
+			UPDATE diverted_deliveries SET due = ?, token = NULL, attempts = attempts + 1, losses = 0, failures = `+appendFailure+`, failure = ?
 			WHERE webhook = ? AND event = ? AND token = ?`,
 			due, encodeFailure(failure), row.id, o.Key.Event[:], o.Token)
 		if due > 0 && changed > 0 {
@@ -78,12 +81,12 @@ func (tx *sqliteTx) settle(o *Outcome) Settled {
 		}
 	case OutcomeHold:
 		changed = tx.exec(`
-			UPDATE diverted_deliveries SET due = 0, token = NULL, attempts = attempts + 1, losses = 0, released = ?, failure = ?
+			UPDATE diverted_deliveries SET due = 0, token = NULL, attempts = attempts + 1, losses = 0, released = ?, failures = `+appendFailure+`, failure = ?
 			WHERE webhook = ? AND event = ? AND token = ?`,
 			releasedHeld, encodeFailure(failure), row.id, o.Key.Event[:], o.Token)
 	case OutcomeDivert:
 		changed = tx.exec(`
-			UPDATE diverted_deliveries SET due = NULL, token = NULL, attempts = attempts + 1, losses = 0, failure = ?, diverted_at = ?
+			UPDATE diverted_deliveries SET due = NULL, token = NULL, attempts = attempts + 1, losses = 0, failures = `+appendFailure+`, failure = ?, diverted_at = ?
 			WHERE webhook = ? AND event = ? AND token = ?`,
 			encodeFailure(failure), tx.now.UnixMilli(), row.id, o.Key.Event[:], o.Token)
 	}
@@ -92,6 +95,12 @@ func (tx *sqliteTx) settle(o *Outcome) Settled {
 	}
 	if o.Kind == OutcomeDelivered || o.Kind == OutcomeDrop || o.Kind == OutcomeDivert {
 		tx.count(row.id, -1)
+	}
+	if o.Kind == OutcomeDivert {
+		tx.aside(row.id, failure.Trigger, 1)
+	}
+	if o.Kind != OutcomeReturn {
+		tx.happened = append(tx.happened, happening{webhook: row.id, kind: o.Kind})
 	}
 	var settled Settled
 	if o.Suspend && row.epoch == o.Epoch && !row.webhook.Suspended() {
@@ -221,7 +230,7 @@ const (
 )
 
 const selectClaims = `
-	SELECT id, event, request, type, accepted_at, due, token, attempts, losses, was_diverted, released, body
+	SELECT id, event, request, type, accepted_at, due, token, attempts, losses, was_diverted, released, body, trace
 	FROM diverted_deliveries `
 
 // take claims up to room deliveries of one webhook: retries and lost leases that are due, then the others
@@ -263,17 +272,18 @@ func (c *sqliteClaims) takeFrom(row *sqliteWebhook, room int, query string, args
 			id, accepted, due int64
 			released          int
 			token             sql.NullInt64
+			trace             sql.NullString
 			event, request    sql.RawBytes
 		)
 		err := scan(rows, &id, &event, &request, &claim.EventType, &accepted, &due, &token,
-			&claim.Attempts, &claim.Losses, &claim.Diverted, &released, &claim.Body)
+			&claim.Attempts, &claim.Losses, &claim.Diverted, &released, &claim.Body, &trace)
 		if err == nil {
 			claim.Key.Event, claim.RequestLocator, err = locatorsOf(event, request)
 		}
 		if err != nil {
 			return err
 		}
-		claim.AcceptedAt = fromMillis(accepted)
+		claim.AcceptedAt, claim.TraceParent = fromMillis(accepted), trace.String
 		if token.Valid && c.request.InFlight != nil && c.request.InFlight(claim.Key) {
 			looked++
 			changes = append(changes, change{id: id, extend: true})

@@ -34,6 +34,9 @@ type sqliteWriter struct {
 	cache      webhookCache
 	turns      *turns.Turns[int64]     // by the webhook's row id
 	pending    map[int64]*pendingCount // by the webhook's row id, of those that a bound was asked for
+	asides     map[int64]*asideCount   // by the webhook's row id, of those that statistics were asked of
+	activity   map[int64]*activity     // by the webhook's row id, what is not written yet
+	wroteAt    time.Time               // when it was written last
 	tokens     int64                   // the last one given out
 	dataSeen   int64                   // PRAGMA data_version at the last transaction
 	generation int64                   // diverted_state.generation of what cache holds
@@ -67,20 +70,25 @@ type sqliteTx struct {
 	size  int64 // of the database's pages in use when the transaction began; 0: not looked yet
 	grown int64 // by the bodies that were accepted since
 	fault error // the first failure of SQLite itself: the transaction is lost
+
+	happened      []happening // to be counted after the commit
+	wroteActivity bool
 }
 
 func newSQLiteWriter(ctx context.Context, conn *sql.Conn, own bool, tell func([]Change)) (*sqliteWriter, error) {
 	w := &sqliteWriter{
-		conn:   conn,
-		stmts:  make(map[string]*sql.Stmt),
-		own:    own,
-		tell:   tell,
-		calls:  make(chan *sqliteCall, maxMerged),
-		done:   make(chan struct{}),
-		turns:  new(turns.Turns[int64]),
-		wall:   time.Now,
-		tokens: rand.Int64N(1 << 62), // so that no two processes give out the same
-		rescan: true,
+		conn:  conn,
+		stmts: make(map[string]*sql.Stmt),
+		own:   own,
+		tell:  tell,
+		calls: make(chan *sqliteCall, maxMerged),
+		done:  make(chan struct{}),
+		turns: new(turns.Turns[int64]),
+
+		activity: make(map[int64]*activity),
+		wall:     time.Now,
+		tokens:   rand.Int64N(1 << 62), // so that no two processes give out the same
+		rescan:   true,
 	}
 	if err := w.identify(ctx); err != nil {
 		return nil, sqliteError("open database", err)
@@ -165,6 +173,10 @@ func (w *sqliteWriter) run() {
 		w.serve(batch)
 		clear(batch)
 	}
+	if len(w.activity) > 0 {
+		// Numbers alone: Close does not fail for them.
+		_ = w.transact(context.Background(), []*sqliteCall{{apply: (*sqliteTx).writeActivity}})
+	}
 	for _, stmt := range w.stmts {
 		w.err = errors.Join(w.err, stmt.Close())
 	}
@@ -182,6 +194,8 @@ func (w *sqliteWriter) wait() (call *sqliteCall, open bool) {
 			step = (*sqliteTx).purgeStep
 		case w.freed >= shrinkAfter:
 			step, quiet = (*sqliteTx).shrink, shrinkQuiet
+		case len(w.activity) > 0:
+			step, quiet = (*sqliteTx).writeActivity, activityQuiet
 		default:
 			call, open = <-w.calls
 			return call, open
@@ -271,8 +285,18 @@ func (w *sqliteWriter) transact(ctx context.Context, batch []*sqliteCall) (err e
 		tx.call, call.err, call.changes = call, nil, nil
 		call.err = call.apply(tx)
 	}
+	if tx.fault == nil && !tx.wroteActivity && len(tx.activity) > 0 && tx.now.Sub(tx.wroteAt).Abs() >= activityEvery {
+		tx.writeActivity()
+	}
 	if tx.fault == nil {
 		tx.exec("COMMIT")
+	}
+	if tx.fault == nil {
+		if tx.wroteActivity {
+			clear(w.activity)
+			w.wroteAt = tx.now
+		}
+		w.remember(tx.happened, tx.now)
 	}
 	return tx.fault
 }
@@ -283,7 +307,7 @@ func isNoTransaction(err error) bool { return sqliteCode(err) == sqliteGenericEr
 // forget throws away all that the writer remembers of the database.
 func (w *sqliteWriter) forget() {
 	w.cache = newWebhookCache()
-	w.pending = make(map[int64]*pendingCount)
+	w.pending, w.asides = make(map[int64]*pendingCount), make(map[int64]*asideCount)
 	w.generation, w.dataSeen, w.rescan, w.purgeUnknown = 0, 0, true, true
 }
 

@@ -231,8 +231,8 @@ var statsTests = []test{
 
 	{rule: "numbers outlive a restart", needs: stats | restart, run: func(k *kit) {
 		w := k.webhook()
-		k.send(w, 3)
 		k.aside(w)
+		k.send(w, 3)
 		k.settle(delivered(k.claim(1)[0]))
 		want := k.statsOf(w.Key())
 		k.reopen()

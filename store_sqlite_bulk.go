@@ -1,0 +1,225 @@
+package diverted
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// bulkPart is how many events of a bulk step are changed in one transaction, so that others wait for tens of
+// milliseconds at most.
+const bulkPart = 500
+
+// sqliteBulk is what a step does. A reader selects, since it may have to look at many; the writer changes
+// what is still there.
+type sqliteBulk struct {
+	action string
+	// selects returns up to so many locators of events, ascending.
+	selects func(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error)
+	// may says whether the webhook, nil if there is none, lets the step happen.
+	may func(row *sqliteWebhook) error
+	// apply changes one event, and says whether it did.
+	apply func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool
+}
+
+// ResendAll is as in [BulkStore].
+func (s *SQLiteStore) ResendAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
+	return s.bulk(ctx, request, sqliteBulk{
+		action:  "resend all",
+		selects: selectForBulk,
+		may: func(row *sqliteWebhook) error {
+			if request.DryRun {
+				return nil
+			}
+			return row.letsGo()
+		},
+		apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
+			return tx.resend(row, event, millisUp(r.Before))
+		},
+	})
+}
+
+// DeleteAll is as in [BulkStore].
+func (s *SQLiteStore) DeleteAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
+	return s.bulk(ctx, request, sqliteBulk{
+		action:  "delete all diverted events",
+		selects: selectForBulk,
+		apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
+			return tx.deleteDiverted(row, event, millisUp(r.Before))
+		},
+	})
+}
+
+// DivertAll is as in [BulkStore].
+func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
+	if err := request.ForPending(); err != nil {
+		return BulkResult{}, err
+	}
+	return s.bulk(ctx, request, sqliteBulk{
+		action: "divert all pending deliveries",
+		selects: func(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
+			return selectPending(ctx, db, webhook, r.After[:], limit, ` AND accepted_at < ? AND (? = '' OR type = ?)`,
+				millisUp(r.Before), r.Filter.EventType, r.Filter.EventType)
+		},
+		may: func(row *sqliteWebhook) error {
+			switch {
+			case row == nil || !row.known:
+				return ErrNotFound
+			case row.active():
+				return fmt.Errorf("%w: it is neither suspended nor disabled", ErrConflict)
+			}
+			return nil
+		},
+		apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
+			failure := AsideOnRequest(tx.now)
+			var trigger string
+			if !tx.query1(`
+				UPDATE diverted_deliveries SET due = NULL, token = NULL, losses = 0, failure = coalesce(failure, ?), diverted_at = ?
+				WHERE webhook = ? AND event = ? AND due IS NOT NULL AND accepted_at < ? RETURNING `+sqliteTrigger,
+				[]any{encodeFailure(tx.keep(&failure)), tx.now.UnixMilli(), row.id, event[:], millisUp(r.Before)}, &trigger) {
+				return false
+			}
+			tx.count(row.id, -1)
+			tx.aside(row.id, longTrigger(trigger), 1)
+			tx.changed(ChangeDiverted, row.with(event))
+			return true
+		},
+	})
+}
+
+func selectForBulk(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
+	f := r.Filter
+	if f.Until.IsZero() || r.Before.Before(f.Until) {
+		f.Until = r.Before
+	}
+	return selectEvents(ctx, db, webhook, selection{filter: f, after: r.After[:], limit: limit})
+}
+
+// bulk makes a step.
+func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBulk) (BulkResult, error) {
+	r, err := request.WithDefaults()
+	if err != nil {
+		return BulkResult{}, err
+	}
+	if r.Before.IsZero() {
+		r.Before = fromMillis(s.writer.wall().UnixMilli()).Add(time.Millisecond)
+	}
+	result := BulkResult{After: r.After, Before: r.Before}
+	if b.may != nil { // before anything is looked for
+		if err := s.write(ctx, b.action, func(tx *sqliteTx) error { return b.allowed(tx, r.Webhook) }); err != nil {
+			return BulkResult{}, err
+		}
+	}
+	var events [][]byte
+	err = s.read(ctx, b.action, func(db *sql.DB) error {
+		id, err := webhookID(ctx, db, r.Webhook)
+		if id != 0 && err == nil {
+			events, err = b.selects(ctx, db, id, &r, r.Limit+1)
+		}
+		return err
+	})
+	if err != nil {
+		return BulkResult{}, err
+	}
+	events, result.More = cut(events, r.Limit)
+	if r.DryRun {
+		result.took(events, 0)
+		return result, nil
+	}
+	for len(events) > 0 {
+		part := events[:min(bulkPart, len(events))]
+		var done int
+		err := s.write(ctx, b.action, func(tx *sqliteTx) error {
+			if err := b.allowed(tx, r.Webhook); err != nil {
+				return err
+			}
+			row := tx.webhook(r.Webhook)
+			done = 0
+			for _, event := range part {
+				if row != nil && len(event) == len(ulid.ULID{}) && b.apply(tx, row, ulid.ULID(event), &r) {
+					done++
+				}
+			}
+			return nil
+		})
+		switch {
+		case err != nil && result.Matched == 0:
+			return BulkResult{}, err
+		case err != nil:
+			result.More = true // as if the limit had been less
+			return result, nil
+		}
+		result.took(part, done)
+		events = events[len(part):]
+	}
+	return result, nil
+}
+
+func (b *sqliteBulk) allowed(tx *sqliteTx, key WebhookKey) error {
+	if b.may == nil {
+		return nil
+	}
+	if err := b.may(tx.webhook(key)); err != nil {
+		return fmt.Errorf("%s of %s: %w", b.action, key.Webhook, err)
+	}
+	return nil
+}
+
+func (r *BulkResult) took(events [][]byte, done int) {
+	r.Matched += len(events)
+	r.Done += done
+	if n := len(events); n > 0 && len(events[n-1]) == len(r.After) {
+		r.After = ulid.ULID(events[n-1])
+	}
+}
+
+// letsGo returns why a webhook does not let diverted events go, nil if it does.
+func (w *sqliteWebhook) letsGo() error {
+	switch {
+	case w == nil || !w.known:
+		return ErrWebhookUnknown
+	case !w.webhook.Enabled:
+		return ErrDisabled
+	case w.webhook.Suspended():
+		return ErrSuspended
+	}
+	return nil
+}
+
+// with returns the identity of an event at the webhook.
+func (w *sqliteWebhook) with(event ulid.ULID) Key {
+	return Key{w.webhook.Tenant, w.webhook.Locator, event}
+}
+
+// resend makes an event pending that was diverted before a moment and has a body, and says whether it did.
+func (tx *sqliteTx) resend(row *sqliteWebhook, event ulid.ULID, before int64) bool {
+	var trigger sql.NullString
+	if !tx.query1(`
+		UPDATE diverted_deliveries
+		SET due = 0, token = NULL, attempts = 0, losses = 0, was_diverted = 1, released = 0, diverted_at = NULL
+		WHERE webhook = ? AND event = ? AND due IS NULL AND diverted_at < ? AND length(body) > 0 RETURNING `+sqliteTrigger,
+		[]any{row.id, event[:], before}, &trigger) {
+		return false
+	}
+	tx.count(row.id, 1)
+	tx.aside(row.id, longTrigger(trigger.String), -1)
+	tx.turns.Ready(row.webhook.Tenant, row.id)
+	tx.changed(ChangeResent, row.with(event))
+	return true
+}
+
+// deleteDiverted deletes an event that was diverted before a moment, and says whether it did.
+func (tx *sqliteTx) deleteDiverted(row *sqliteWebhook, event ulid.ULID, before int64) bool {
+	var trigger sql.NullString
+	if !tx.query1(`DELETE FROM diverted_deliveries WHERE webhook = ? AND event = ? AND due IS NULL AND diverted_at < ? RETURNING `+sqliteTrigger,
+		[]any{row.id, event[:], before}, &trigger) {
+		return false
+	}
+	tx.freedRows(1)
+	tx.aside(row.id, longTrigger(trigger.String), -1)
+	tx.changed(ChangeDeleted, row.with(event))
+	return true
+}

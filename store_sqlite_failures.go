@@ -1,0 +1,54 @@
+package diverted
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// The failures of a delivery are in two columns: failure has the last, and failures those before it. So the
+// first failure costs nothing more, and a release that knows of failure alone keeps both right.
+
+// appendFailure is for a statement that sets a new failure: what failures becomes, with the failure that was
+// the last until then, and without the first if there are too many.
+var appendFailure = fmt.Sprintf(`CASE
+	WHEN diverted_deliveries.failure IS NULL THEN failures
+	WHEN failures IS NULL THEN diverted_deliveries.failure
+	WHEN length(failures) - length(replace(failures, char(10), '')) < %d THEN failures || char(10) || diverted_deliveries.failure
+	ELSE substr(failures, instr(failures, char(10)) + 1) || char(10) || diverted_deliveries.failure END`, MaxFailures-2)
+
+// decodeFailures reads all failures of a delivery, given the last.
+func decodeFailures(before []byte, last *Failure) ([]Failure, error) {
+	var all []Failure
+	for line := range bytes.Lines(before) {
+		f, err := decodeFailure(bytes.TrimSuffix(line, []byte("\n")))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *f)
+	}
+	if last != nil {
+		all = append(all, *last)
+	}
+	return all, nil
+}
+
+// encodeFailures returns failures for the columns failures and failure.
+func encodeFailures(all []Failure) (before, last any) {
+	var lines []string
+	for _, f := range all {
+		line, err := json.Marshal(f)
+		if err != nil {
+			continue // as in encodeFailure
+		}
+		lines = append(lines, string(line))
+	}
+	if n := len(lines); n > 0 {
+		last = lines[n-1]
+		if n > 1 {
+			before = strings.Join(lines[:n-1], "\n")
+		}
+	}
+	return before, last
+}

@@ -1,0 +1,230 @@
+package diverted
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+)
+
+// purgePart is how many deliveries are purged in one transaction.
+const purgePart = 500
+
+// old is a delivery that is to be purged.
+type old struct{ id, at int64 }
+
+// Purge is as in [RetentionStore]. A reader finds what is old, since it may have to look at many; the writer
+// deletes what still is.
+func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeResult, error) {
+	var result PurgeResult
+	r, err := request.WithDefaults()
+	if err != nil || r.Retention.IsZero() {
+		return result, err
+	}
+	const action = "purge"
+	var diverting, holding []int64
+	err = s.read(ctx, action, func(db *sql.DB) (err error) {
+		diverting, err = queryIDs(ctx, db, divertingWebhooks)
+		if err == nil {
+			holding, err = queryIDs(ctx, db, `SELECT id FROM diverted_webhooks
+				WHERE deleted = 0 AND record IS NOT NULL AND (enabled = 0 OR suspended_at IS NOT NULL)`)
+		}
+		return err
+	})
+	if err != nil {
+		return result, err
+	}
+	left := r.Limit
+	for _, webhooks := range []struct {
+		ids     []int64
+		pending bool
+	}{{diverting, false}, {holding, true}} {
+		for _, id := range webhooks.ids {
+			var all []old
+			err := s.read(ctx, action, func(db *sql.DB) (err error) {
+				all, err = s.findOld(ctx, db, id, webhooks.pending, r.Retention, left+1)
+				return err
+			})
+			if err != nil {
+				return result, err
+			}
+			if len(all) > left {
+				all, result.More = all[:left], true
+			}
+			for len(all) > 0 {
+				part := all[:min(purgePart, len(all))]
+				var key WebhookKey
+				var n int
+				err := s.write(ctx, action, func(tx *sqliteTx) error {
+					key, n = tx.purgeOld(id, webhooks.pending, part)
+					return nil
+				})
+				if err != nil {
+					return result, err
+				}
+				result.add(key, n, webhooks.pending)
+				left -= n
+				all = all[len(part):]
+			}
+		}
+	}
+	return result, nil
+}
+
+// add counts what was purged of a webhook.
+func (r *PurgeResult) add(key WebhookKey, n int, pending bool) {
+	if n == 0 {
+		return
+	}
+	i := slices.IndexFunc(r.Webhooks, func(p Purged) bool { return p.Webhook == key })
+	if i < 0 {
+		i = len(r.Webhooks)
+		r.Webhooks = append(r.Webhooks, Purged{Webhook: key})
+	}
+	if pending {
+		r.Webhooks[i].Pending += n
+	} else {
+		r.Webhooks[i].Diverted += n
+	}
+}
+
+// divertingWebhooks skips through the index from one webhook with diverted events to the next.
+const divertingWebhooks = `
+	WITH RECURSIVE diverting (id) AS (
+		SELECT min(webhook) FROM diverted_deliveries INDEXED BY diverted_deliveries_at WHERE due IS NULL
+		UNION ALL
+		SELECT (SELECT min(webhook) FROM diverted_deliveries INDEXED BY diverted_deliveries_at
+			WHERE due IS NULL AND webhook > diverting.id)
+		FROM diverting WHERE diverting.id IS NOT NULL
+	)
+	SELECT id FROM diverting WHERE id IN (SELECT id FROM diverted_webhooks WHERE deleted = 0)`
+
+// findOld returns up to limit deliveries of a webhook that are too old or beyond the cap, the oldest first.
+func (s *SQLiteStore) findOld(ctx context.Context, db *sql.DB, id int64, pending bool, r Retention, limit int) ([]old, error) {
+	excess := 0
+	if r.MaxPerWebhook > 0 {
+		count := `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_at WHERE webhook = ? AND due IS NULL LIMIT ?)`
+		if pending {
+			count = `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL LIMIT ?)`
+		}
+		if err := scan(db.QueryRowContext(ctx, count, id, r.MaxPerWebhook+limit), &excess); err != nil {
+			return nil, err
+		}
+		excess -= r.MaxPerWebhook
+	}
+	now := s.writer.wall()
+	cutoff := int64(-1)
+	if r.MaxAge > 0 {
+		cutoff = now.Add(-r.MaxAge).UnixMilli()
+	}
+	queries := []string{`SELECT id, diverted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_at
+		WHERE webhook = ?1 AND due IS NULL AND ?2 > 0 ORDER BY diverted_at LIMIT ?3`}
+	if pending {
+		queries = []string{
+			`SELECT id, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
+			WHERE webhook = ?1 AND due = 0 AND ?2 > 0 ORDER BY id LIMIT ?3`,
+			`SELECT id, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
+			WHERE webhook = ?1 AND due > 0 AND (token IS NULL OR due <= ?2) ORDER BY id LIMIT ?3`,
+		}
+	}
+	var all []old
+	for _, query := range queries {
+		rows, err := db.QueryContext(ctx, query, id, now.UnixMilli(), limit)
+		if err != nil {
+			return nil, err
+		}
+		for n := 0; rows.Next(); n++ {
+			var o old
+			if err := scan(rows, &o.id, &o.at); err != nil {
+				return nil, errors.Join(err, rows.Close())
+			}
+			if n >= excess && o.at > cutoff {
+				break
+			}
+			all = append(all, o)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(all, func(a, b old) int { return cmp.Compare(a.at, b.at) })
+	n := 0
+	for n < len(all) && n < limit && (n < excess || all[n].at <= cutoff) {
+		n++
+	}
+	return all[:n], nil
+}
+
+// purgeOld deletes deliveries of a webhook that are still as they were found.
+func (tx *sqliteTx) purgeOld(id int64, pending bool, all []old) (key WebhookKey, n int) {
+	row := tx.webhookByID(id)
+	if row == nil || pending && row.active() {
+		return WebhookKey{}, 0
+	}
+	for _, o := range all {
+		if pending {
+			if tx.exec(`DELETE FROM diverted_deliveries WHERE id = ? AND webhook = ? AND due IS NOT NULL AND (token IS NULL OR due <= ?)`,
+				o.id, id, tx.now.UnixMilli()) > 0 {
+				tx.count(id, -1)
+				n++
+			}
+			continue
+		}
+		var trigger sql.NullString
+		if tx.query1(`DELETE FROM diverted_deliveries WHERE id = ? AND webhook = ? AND due IS NULL AND diverted_at = ? RETURNING `+sqliteTrigger,
+			[]any{o.id, id, o.at}, &trigger) {
+			tx.aside(id, longTrigger(trigger.String), -1)
+			n++
+		}
+	}
+	tx.freedRows(int64(n))
+	return row.webhook.Key(), n
+}
+
+func queryIDs(ctx context.Context, db *sql.DB, query string) (ids []int64, err error) {
+	rows, err := db.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id int64
+		if err := scan(rows, &id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// Expunge is as in [RetentionStore]. What it forgets is overwritten with zeros in the database's pages; the
+// write-ahead log, and the file until the next checkpoint, have it until they are overwritten in their turn.
+func (s *SQLiteStore) Expunge(ctx context.Context, key Key) error {
+	return s.write(ctx, "expunge", func(tx *sqliteTx) error {
+		row, err := tx.diverted(key)
+		if err != nil {
+			return err
+		}
+		var last, before []byte
+		tx.query1(`SELECT failure, failures FROM diverted_deliveries WHERE webhook = ? AND event = ?`, []any{row.id, key.Event[:]}, &last, &before)
+		failure, err := decodeFailure(last)
+		var failures []Failure
+		if err == nil {
+			failures, err = decodeFailures(before, failure)
+		}
+		if err != nil {
+			failures = nil // damaged: whatever it says has to go
+		}
+		for i, f := range failures {
+			failures[i] = f.Expunged()
+		}
+		earlier, latest := encodeFailures(failures)
+		ignore := func(*sql.Rows) error { return nil }
+		tx.queryAll(`PRAGMA secure_delete = 1`, nil, ignore)
+		tx.exec(`UPDATE diverted_deliveries SET body = x'', failure = ?, failures = ? WHERE webhook = ? AND event = ?`,
+			latest, earlier, row.id, key.Event[:])
+		tx.queryAll(`PRAGMA secure_delete = 0`, nil, ignore)
+		return nil
+	})
+}

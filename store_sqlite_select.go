@@ -1,0 +1,220 @@
+package diverted
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"slices"
+)
+
+// Diverted events are selected in two steps: their locators, from an index that has all that a filter asks
+// for, and then what is wanted of their rows. A page comes ascending by event, so an index is of use if the
+// events that it selects are in this order, or few.
+
+// sqliteTrigger is the trigger of a row, cut to three characters, as the index diverted_deliveries_by has it.
+const sqliteTrigger = `substr(failure, 13, 3)`
+
+// shortTrigger returns a trigger as sqliteTrigger does, and longTrigger makes it whole again.
+func shortTrigger(t Trigger) string { return string(t[:min(3, len(t))]) }
+
+func longTrigger(short string) Trigger {
+	if short == shortTrigger(TriggerTimeout) {
+		return TriggerTimeout
+	}
+	return Trigger(short)
+}
+
+// selection is what is selected of the diverted events of one webhook.
+type selection struct {
+	filter DivertedFilter
+	after  []byte // an event
+	limit  int
+}
+
+// forever is later than any time that is kept.
+const forever = int64(1) << 60
+
+// times returns the filter's times, from inclusive and to exclusive.
+func (s *selection) times() (from, to int64) {
+	to = forever
+	if !s.filter.Since.IsZero() {
+		from = millisUp(s.filter.Since)
+	}
+	if !s.filter.Until.IsZero() {
+		to = millisUp(s.filter.Until)
+	}
+	return from, to
+}
+
+// fewEvents is how many events are sorted rather than read in order: some 10 ms' worth.
+const fewEvents = 10_000
+
+// selectEvents returns the locators of up to s.limit diverted events, ascending.
+func selectEvents(ctx context.Context, db *sql.DB, webhook int64, s selection) ([][]byte, error) {
+	from, to := s.times()
+	f := s.filter
+	if !f.Since.IsZero() || !f.Until.IsZero() {
+		few, err := queryEvents(ctx, db, `
+			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_at
+			WHERE webhook = ? AND due IS NULL AND diverted_at >= ? AND diverted_at < ? LIMIT ?`,
+			webhook, from, to, fewEvents)
+		if err != nil {
+			return nil, err
+		}
+		if len(few) < fewEvents {
+			return someOf(ctx, db, webhook, few, s)
+		}
+	}
+	if f.Trigger == "" && f.EventType == "" && f.Since.IsZero() {
+		return queryEvents(ctx, db, `
+			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
+			WHERE webhook = ? AND due IS NULL AND event > ? AND diverted_at < ? ORDER BY event LIMIT ?`,
+			webhook, s.after, to, s.limit)
+	}
+	// Within a trigger and a type events ascend: as many of each as are wanted, and the first of them all.
+	var all [][]byte
+	err := eachGroup(ctx, db, webhook, f, func(trigger, eventType string) error {
+		events, err := queryEvents(ctx, db, `
+			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_by
+			WHERE webhook = ? AND due IS NULL AND `+sqliteTrigger+` = ? AND type = ? AND event > ?
+			AND diverted_at >= ? AND diverted_at < ? ORDER BY event LIMIT ?`,
+			webhook, trigger, eventType, s.after, from, to, s.limit)
+		all = append(all, events...)
+		return err
+	})
+	slices.SortFunc(all, bytes.Compare)
+	return all[:min(s.limit, len(all))], err
+}
+
+// someOf returns those of a few events that a selection selects, ascending.
+func someOf(ctx context.Context, db *sql.DB, webhook int64, events [][]byte, s selection) (some [][]byte, err error) {
+	slices.SortFunc(events, bytes.Compare)
+	stmt, err := db.PrepareContext(ctx, `SELECT coalesce(`+sqliteTrigger+`, ''), type FROM diverted_deliveries WHERE webhook = ? AND event = ?`)
+	if err != nil {
+		return nil, err
+	}
+	defer stmt.Close()
+	for _, event := range events {
+		if len(some) == s.limit {
+			break
+		}
+		if bytes.Compare(event, s.after) <= 0 {
+			continue
+		}
+		if s.filter.Trigger != "" || s.filter.EventType != "" {
+			var trigger, eventType string
+			if err := scan(stmt.QueryRowContext(ctx, webhook, event), &trigger, &eventType); err == sql.ErrNoRows {
+				continue
+			} else if err != nil {
+				return nil, err
+			}
+			if !s.filter.selectsGroup(trigger, eventType) {
+				continue
+			}
+		}
+		some = append(some, event)
+	}
+	return some, nil
+}
+
+// selectsGroup says whether the filter selects events of this trigger and type.
+func (f DivertedFilter) selectsGroup(trigger, eventType string) bool {
+	return (f.Trigger == "" || f.Trigger.Matches(longTrigger(trigger))) && (f.EventType == "" || f.EventType == eventType)
+}
+
+// eachGroup calls f with every trigger and type that a webhook has diverted events of and that the filter
+// selects. It skips from one to the next in the index, whatever the number of events.
+func eachGroup(ctx context.Context, db sqliteQueryer, webhook int64, f DivertedFilter, each func(trigger, eventType string) error) error {
+	return eachTrigger(ctx, db, webhook, func(trigger string) error {
+		if f.Trigger != "" && !f.Trigger.Matches(longTrigger(trigger)) {
+			return nil
+		}
+		if f.EventType != "" {
+			return each(trigger, f.EventType)
+		}
+		for eventType := ""; ; {
+			err := scan(db.QueryRowContext(ctx, `
+				SELECT type FROM diverted_deliveries INDEXED BY diverted_deliveries_by
+				WHERE webhook = ? AND due IS NULL AND `+sqliteTrigger+` = ? AND type > ? ORDER BY type LIMIT 1`,
+				webhook, trigger, eventType), &eventType)
+			if err == sql.ErrNoRows {
+				return nil
+			}
+			if err == nil {
+				err = each(trigger, eventType)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// sqliteQueryer is a *sql.DB or a *sql.Conn.
+type sqliteQueryer interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// eachTrigger calls each with every trigger that a webhook has diverted events of.
+func eachTrigger(ctx context.Context, db sqliteQueryer, webhook int64, each func(trigger string) error) error {
+	for trigger := ""; ; {
+		err := scan(db.QueryRowContext(ctx, `
+			SELECT `+sqliteTrigger+` FROM diverted_deliveries INDEXED BY diverted_deliveries_by
+			WHERE webhook = ? AND due IS NULL AND `+sqliteTrigger+` > ? ORDER BY `+sqliteTrigger+` LIMIT 1`,
+			webhook, trigger), &trigger)
+		if err == sql.ErrNoRows {
+			return nil
+		}
+		if err == nil {
+			err = each(trigger)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// selectPending returns the locators of up to limit pending deliveries, ascending. If there are few they are
+// sorted; else they are read in order, between the diverted ones.
+func selectPending(ctx context.Context, db *sql.DB, webhook int64, after []byte, limit int, and string, args ...any) ([][]byte, error) {
+	var n int
+	err := scan(db.QueryRowContext(ctx, `
+		SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due
+		WHERE webhook = ? AND due IS NOT NULL LIMIT ?)`, webhook, fewEvents), &n)
+	if err != nil {
+		return nil, err
+	}
+	index := "diverted_deliveries_key"
+	if n < fewEvents {
+		index = "diverted_deliveries_due"
+	}
+	return queryEvents(ctx, db, `SELECT event FROM diverted_deliveries INDEXED BY `+index+`
+		WHERE webhook = ? AND due IS NOT NULL AND event > ?`+and+` ORDER BY event LIMIT ?`,
+		append(append([]any{webhook, after}, args...), limit)...)
+}
+
+func queryEvents(ctx context.Context, db *sql.DB, query string, args ...any) (events [][]byte, err error) {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var event []byte
+		if err := scan(rows, &event); err != nil {
+			return nil, err
+		}
+		events = append(events, event)
+	}
+	return events, rows.Err()
+}
+
+// webhookID returns the row id of a webhook, 0 if there is none.
+func webhookID(ctx context.Context, db *sql.DB, key WebhookKey) (id int64, err error) {
+	err = scan(db.QueryRowContext(ctx, `SELECT id FROM diverted_webhooks WHERE tenant = ? AND locator = ? AND deleted = 0`,
+		key.Tenant[:], key.Webhook[:]), &id)
+	if err == sql.ErrNoRows {
+		return 0, nil
+	}
+	return id, err
+}
