@@ -34,6 +34,9 @@ type Program struct {
 	DB, Usage string
 	// Open opens the store that -db names. Its Close closes all that belongs to it.
 	Open func(ctx context.Context, db string) (diverted.Store, error)
+	// Setup may change the dispatcher's configuration, and serve more beside the API. Its end is called before
+	// the store is closed. Nil: neither.
+	Setup func(store diverted.Store, config *diverted.Config, mux *http.ServeMux) (end func() error, err error)
 }
 
 // Main is the program: it serves until it is told to stop.
@@ -90,9 +93,16 @@ func run(ctx context.Context, o options) error {
 	}
 	defer store.Close()
 
-	dispatcher, err := diverted.NewDispatcher(store, diverted.Config{
-		Timeout: o.timeout, GracePeriod: o.timeout, AllowedNetworks: networks,
-	})
+	config := diverted.Config{Timeout: o.timeout, GracePeriod: o.timeout, AllowedNetworks: networks}
+	mux := http.NewServeMux()
+	if o.program.Setup != nil {
+		end, err := o.program.Setup(store, &config, mux)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
+	dispatcher, err := diverted.NewDispatcher(store, config)
 	if err != nil {
 		return err
 	}
@@ -109,7 +119,6 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
 	mux.Handle("/event/", api)
 	mux.Handle("/console/", operators)
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bufio"
+	_ "embed"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matryer/is"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// TestMain makes this binary the server itself when a test asks for it.
+func TestMain(m *testing.M) {
+	if os.Getenv("RUN_SERVER") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serve starts the server in a process of its own, and returns its URL.
+func serve(t *testing.T, args ...string) (url string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := exec.Command(self, args...)
+	server.Dir = t.TempDir()
+	server.Env = append(os.Environ(), "RUN_SERVER=1")
+	server.Stderr = t.Output()
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		server.Process.Kill()
+		server.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	url, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if err != nil || !ok {
+		t.Fatalf("the server said %q: %v", line, err)
+	}
+	return url
+}
+
+// scrape reads /metrics as Prometheus does.
+func scrape(t *testing.T, url string) map[string]*dto.MetricFamily {
+	t.Helper()
+	answer, err := http.Get(url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	p := expfmt.NewTextParser(model.LegacyValidation) // no name needs quotes
+	families, err := p.TextToMetricFamilies(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families
+}
+
+// scraped runs the service until something was delivered and something diverted, and returns what it tells.
+func scraped(t *testing.T, db string) map[string]*dto.MetricFamily {
+	t.Helper()
+	url := serve(t, "-addr", "127.0.0.1:0", "-db", db, "-open", "-allow", "127.0.0.0/8")
+	api := url + "/event/7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11"
+	post := func(path, body string) {
+		answer, err := http.Post(api+path, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if text, _ := io.ReadAll(answer.Body); answer.StatusCode > 299 {
+			t.Fatalf("%s: %s", path, text)
+		}
+	}
+	for name, at := range map[string]string{"good": url + "/healthz", "gone": "http://127.0.0.1:9"} {
+		post("/webhooks", `{"name":"`+name+`","enabled":true,"eventTypes":["*"],"endpoint":{"url":"`+at+`"},"failureHandling":{"suspend":true}}`)
+	}
+	post("/events", `{"type":"order.paid","data":{"order":"A-1001"}}`)
+
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for range look.C {
+		families := scrape(t, url)
+		if sum(families["diverted_settled_deliveries_total"]) == 2 && sum(families["diverted_webhook_suspensions_total"]) == 1 {
+			return families
+		}
+		if t.Context().Err() != nil {
+			break
+		}
+	}
+	return nil
+}
+
+func sum(family *dto.MetricFamily) (all float64) {
+	for _, m := range family.GetMetric() {
+		all += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	}
+	return all
+}
+
+// table returns the rows of the metrics in a README: the name that Prometheus has, and the kind.
+func table(t *testing.T) map[string]string {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `diverted\\.[a-z.]+` \\| `([a-z_]+)` \\| ([a-z]+) \\|").FindAllStringSubmatch(string(readme), -1) {
+		rows[row[1]] = row[2]
+	}
+	return rows
+}
+
+func TestTheServerTellsEveryMetricOfTheTableAndNoOther(t *testing.T) {
+	for _, db := range []string{"memory", "webhooks.db"} {
+		t.Run(db, func(t *testing.T) {
+			is := is.New(t)
+			families, rows := scraped(t, db), table(t)
+			is.True(len(rows) > 15)
+			for name, kind := range rows {
+				family := families[name]
+				is.True(family != nil) // of the table
+				is.Equal(strings.ToLower(family.GetType().String()), kind)
+				is.True(family.GetHelp() != "")
+			}
+			for name := range families {
+				is.True(rows[name] != "" || !strings.HasPrefix(name, "diverted_")) // it is in the table
+			}
+			is.Equal(sum(families["diverted_events"]), 1.0)
+			is.Equal(sum(families["diverted_suspended_webhooks"]), 1.0)
+			is.Equal(sum(families["diverted_webhooks"]), 2.0)
+		})
+	}
+}
+
+func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
+	is := is.New(t)
+	rules, errs := rulefmt.ParseFile("../../../docs/alerts.yaml", false, model.LegacyValidation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+	is.Equal(len(errs), 0)
+	families := scraped(t, "memory")
+	labels := map[string][]string{} // that a metric has, by its name
+	for name, family := range families {
+		labels[name] = []string{"job", "instance"}
+		for _, m := range family.GetMetric() {
+			for _, l := range m.GetLabel() {
+				labels[name] = append(labels[name], l.GetName())
+			}
+		}
+	}
+	// Queries are in descriptions too, after a colon and before the last full stop.
+	inText := regexp.MustCompile(`: ([a-z]+[ (].*diverted_.*)\.$`)
+	checked := 0
+	check := func(query string) {
+		expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
+		is.NoErr(err)
+		parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+			selector, ok := node.(*parser.VectorSelector)
+			if !ok {
+				return nil
+			}
+			known, ok := labels[selector.Name]
+			if !ok {
+				t.Errorf("%s: there is no metric %s", query, selector.Name)
+			}
+			for _, m := range selector.LabelMatchers {
+				if m.Name != "__name__" && !slices.Contains(known, m.Name) {
+					t.Errorf("%s: %s has no label %s", query, selector.Name, m.Name)
+				}
+			}
+			checked++
+			return nil
+		})
+	}
+	var alerts []string
+	for _, group := range rules.Groups {
+		for _, rule := range group.Rules {
+			alerts = append(alerts, rule.Alert)
+			check(rule.Expr)
+			if found := inText.FindStringSubmatch(rule.Annotations["description"]); found != nil {
+				check(found[1])
+			}
+		}
+	}
+	is.True(checked >= 10)
+	for _, must := range []string{"DivertedEventsGrowing", "DivertedPendingTooOld", "DivertedWebhookSuspended"} {
+		is.True(slices.Contains(alerts, must))
+	}
+}
