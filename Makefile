@@ -37,6 +37,10 @@ STEPS ?= 1000000
 model:          ## holds every store against the plain model, for about STEPS steps each
 	cd internal/modeltest && MODEL_STEPS=$(STEPS) go test -v -count=1 -timeout 0 ./...
 
+EVENTS ?= 1000000
+bulk:           ## resends EVENTS diverted events over the API and two kills, and asks what other webhooks notice
+	BULK_EVENTS=$(EVENTS) go test -v -count=1 -timeout 2h ./internal/bulktest
+
 DURATION ?= 10m
 load:           ## keeps a dispatcher under load for DURATION, and watches what it uses
 	LOAD_DURATION=$(DURATION) go test -v -count=1 -timeout 60m ./internal/loadtest

@@ -43,6 +43,26 @@ func TestReadmeShowsCodeThatCompiles(t *testing.T) {
 	}
 }
 
+// The story of examples/server is run by a test of its own.
+//
+//go:embed examples/server/README.md
+var story string
+
+func TestReadmeShowsCurlThatRuns(t *testing.T) {
+	is := is.New(t)
+	_, block, found := strings.Cut(readme, "```sh\n")
+	is.True(found)
+	block, _, _ = strings.Cut(block, "```")
+	lines := strings.Split(strings.TrimSpace(block), "\n")
+	is.Equal(len(lines), 5)
+	for _, line := range lines {
+		command, _, _ := strings.Cut(line, "   ") // and what it is for
+		if !strings.Contains(story, "\n"+command+"\n") {
+			t.Errorf("examples/server/README.md does not run: %s", command)
+		}
+	}
+}
+
 func TestReadmeShowsAMessageThatVerifies(t *testing.T) {
 	is := is.New(t)
 	_, message, found := strings.Cut(readme, "    POST /hook HTTP/1.1\n")

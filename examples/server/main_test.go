@@ -76,9 +76,12 @@ func mask(s string) string {
 		`\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b`: "LOCATOR",
 		`whsec_[A-Za-z0-9+/]{32,}=*`:      "SECRET",
 		`\d{4}-\d\d-\d\dT[\d:.]+Z`:        "TIME",
+		`"durationMillis":\d+`:            `"durationMillis":N`,
 	} {
 		s = regexp.MustCompile(pattern).ReplaceAllString(s, name)
 	}
+	// These two come a few seconds late.
+	s = regexp.MustCompile(`"(lastSuccess|lastFailure)":null`).ReplaceAllString(s, `"$1":"TIME"`)
 	return strings.TrimSpace(s)
 }
 

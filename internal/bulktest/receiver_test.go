@@ -1,0 +1,88 @@
+package bulktest
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// receipt is a request that the receiver answered 204.
+type receipt struct {
+	generation int // of the server that sent it
+	at         time.Time
+}
+
+// receiver keeps a log of its own: of the customer whose events are resent, and of the others.
+type receiver struct {
+	server *httptest.Server
+
+	mu       sync.Mutex
+	customer map[ulid.ULID][]receipt
+	others   map[ulid.ULID]time.Time // of the first request
+}
+
+func newReceiver() *receiver {
+	r := &receiver{customer: map[ulid.ULID][]receipt{}, others: map[ulid.ULID]time.Time{}}
+	r.server = httptest.NewServer(r)
+	return r
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	if _, err := io.Copy(io.Discard, request.Body); err != nil {
+		return // the sender was killed
+	}
+	now := time.Now()
+	event, err := ulid.ParseStrict(request.Header.Get("webhook-id"))
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	r.mu.Lock()
+	if request.URL.Path == "/customer" {
+		var generation int
+		fmt.Sscan(strings.TrimPrefix(request.UserAgent(), "generation "), &generation)
+		r.customer[event] = append(r.customer[event], receipt{generation, now})
+	} else if _, known := r.others[event]; !known {
+		r.others[event] = now
+	}
+	r.mu.Unlock()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// received is how many of the customer's events came.
+func (r *receiver) received() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.customer)
+}
+
+// window is a time in which there was no server: from a kill until the next one served.
+type window struct{ from, until time.Time }
+
+// explainTime is how long before a kill an answer may have come that the kill prevented from being settled.
+const explainTime = 2 * time.Second
+
+// judge counts the customer's events that came, those that a kill made come again, and those that came again
+// without one.
+func (r *receiver) judge(kills []window) (once, explained, unexplained int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, receipts := range r.customer {
+		once++
+		for i, again := range receipts[1:] {
+			first := receipts[i]
+			if first.generation != again.generation && first.generation < len(kills) && kills[first.generation].from.Sub(first.at) < explainTime {
+				explained++
+			} else {
+				unexplained++
+			}
+		}
+	}
+	return once, explained, unexplained
+}
