@@ -36,8 +36,9 @@ type Config struct {
 	// them up, up to 10 min. 0: 20 s. Negative: none.
 	GracePeriod time.Duration
 
-	// Retention has diverted events, and what suspended webhooks hold, deleted by age or number, in small steps
-	// while Run runs; each is logged and observed. It needs a store that is a [RetentionStore]. Zero: all is kept.
+	// Retention has diverted events, and what suspended and disabled webhooks hold, deleted by age or number:
+	// when Run begins and every minute from then, in small steps, each logged and observed. It needs a store
+	// that is a [RetentionStore]. Zero: all is kept.
 	Retention Retention
 
 	// UserAgent is the header of that name on every request. Empty: "diverted (+https://github.com/divertedevents/diverted)".
@@ -126,6 +127,7 @@ func (c Config) Validate() error {
 	if c.MaxStoreBytes < 0 {
 		f.add("MaxStoreBytes", "must be 0 or more, was %d", c.MaxStoreBytes)
 	}
+	f.merge("Retention", c.Retention.Validate())
 	if c.Jitter > 0.5 || c.Jitter != c.Jitter {
 		f.add("Jitter", "must be at most 0.5, was %g", c.Jitter)
 	}

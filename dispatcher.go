@@ -32,13 +32,17 @@ type Dispatcher struct {
 }
 
 // NewDispatcher returns a dispatcher on the store. It attempts nothing until [Dispatcher.Run] is called.
-// A nil store and a configuration that breaks a rule are an [ErrInvalid].
+// A nil store, a configuration that breaks a rule, and a Retention that the store does not offer are an
+// [ErrInvalid].
 func NewDispatcher(store Store, config Config) (*Dispatcher, error) {
 	if store == nil {
 		return nil, invalid("store", "must not be nil")
 	}
 	if err := config.Validate(); err != nil {
 		return nil, err
+	}
+	if _, ok := store.(RetentionStore); !ok && !config.Retention.IsZero() {
+		return nil, invalid("Retention", "needs a store that is a RetentionStore, was %T", store)
 	}
 	config = config.WithDefaults()
 	d := &Dispatcher{store: store, config: config, log: config.Logger, sender: newSender(config)}

@@ -9,7 +9,8 @@ import (
 // RetentionStore is an optional power of a [Store]: an end to what is kept.
 type RetentionStore interface {
 	// Purge deletes diverted events, and what suspended and disabled webhooks hold, that are as old as the
-	// request says or beyond its cap, the oldest of each webhook first, at most request.Limit in a call.
+	// request says or beyond its cap, the oldest of each webhook first, at most request.Limit in a call. Beside
+	// an error the result tells what was deleted before it.
 	// Deliveries under a lease stay. What is deleted is told by the result, not to watchers. A request that
 	// breaks a rule is an ErrInvalid.
 	Purge(ctx context.Context, request PurgeRequest) (PurgeResult, error)

@@ -92,8 +92,13 @@ func (s *session) run(ctx context.Context) error {
 	var shutdown sync.WaitGroup
 	done := make(chan struct{})
 	shutdown.Go(func() { s.shutdown(stopping, done) })
+	retaining, endRetention := context.WithCancel(stopping)
+	if !s.flush && !s.d.config.Retention.IsZero() {
+		shutdown.Go(func() { s.d.retain(retaining) })
+	}
 	defer func() {
 		close(done)
+		endRetention()
 		shutdown.Wait()
 		stop(nil)
 		s.giveUp()
