@@ -48,7 +48,7 @@ load:           ## keeps a dispatcher under load for DURATION, and watches what 
 FUZZTIME ?= 10m
 fuzz:           ## every fuzz target for FUZZTIME, one after another
 	for f in $$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's/func //'); do \
-		(cd "$$(dirname "$${f%%:*}")" && go test -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
+		(cd "$$(dirname "$${f%%:*}")" && go test -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
 	done
 
 check:          ## all that is checked before a change is merged

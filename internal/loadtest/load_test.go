@@ -189,7 +189,12 @@ func load(ctx context.Context, t *testing.T, d *diverted.Dispatcher, hooks []div
 			t.Fatal(err)
 		}
 		w := hooks[sent%len(hooks)]
-		if _, err := d.Send(ctx, w.Tenant, w.Locator, event); err != nil && !errors.Is(err, context.Canceled) {
+		_, err = d.Send(ctx, w.Tenant, w.Locator, event)
+		if errors.Is(err, context.DeadlineExceeded) { // the machine stood still
+			t.Logf("sent again: %v", err)
+			_, err = d.Send(ctx, w.Tenant, w.Locator, event)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		sent++
