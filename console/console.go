@@ -55,6 +55,7 @@ import (
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
 	"github.com/divertedevents/diverted/internal/pings"
+	"github.com/divertedevents/diverted/internal/routes"
 )
 
 // Config sets up a [Handler].
@@ -100,7 +101,7 @@ func (c Config) validate() error {
 type Handler struct {
 	config Config
 	log    *slog.Logger
-	pages  []*pages
+	table  routes.Table[*route]
 	pings  pings.Limiter
 
 	// What the store can do beyond a [diverted.Store]; nil where it cannot.
@@ -127,7 +128,9 @@ func New(config Config) (*Handler, error) {
 	h.bulk, _ = config.Store.(diverted.BulkStore)
 	h.stats, _ = config.Store.(diverted.StatsStore)
 	h.retention, _ = config.Store.(diverted.RetentionStore)
-	h.pages = newPages(h.routes())
+	for _, t := range h.routes() {
+		h.table.Add(t.method, t.path, &t)
+	}
 	return h, nil
 }
 

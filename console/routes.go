@@ -1,8 +1,6 @@
 package console
 
 import (
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -78,82 +76,18 @@ func (h *Handler) routes() []route {
 	)
 }
 
-// pages is a path with the routes of its methods.
-type pages struct {
-	segments []string
-	methods  map[string]*route
-	allow    string
-}
-
-// newPages groups the routes by path, in the order of the table.
-func newPages(routes []route) []*pages {
-	var all []*pages
-	byPath := map[string]*pages{}
-	for _, t := range routes {
-		p := byPath[t.path]
-		if p == nil {
-			p = &pages{segments: strings.Split(t.path, "/"), methods: map[string]*route{}}
-			byPath[t.path] = p
-			all = append(all, p)
-		}
-		p.methods[t.method] = &t
-		if t.method == http.MethodGet {
-			p.methods[http.MethodHead] = &t
-		}
-	}
-	for _, p := range all {
-		var methods []string
-		for method := range p.methods {
-			methods = append(methods, method)
-		}
-		slices.Sort(methods)
-		p.allow = strings.Join(methods, ", ")
-	}
-	return all
-}
-
-// match returns the values of the path's parameters if the segments, still escaped, are this path's.
-func (p *pages) match(segments []string) (values map[string]string, ok bool) {
-	if len(segments) != len(p.segments) {
-		return nil, false
-	}
-	values = map[string]string{}
-	for i, want := range p.segments {
-		if name, isParameter := strings.CutPrefix(want, "{"); isParameter {
-			have, err := url.PathUnescape(segments[i])
-			if err != nil {
-				return nil, false
-			}
-			values[strings.TrimSuffix(name, "}")] = have
-		} else if segments[i] != want {
-			return nil, false
-		}
-	}
-	return values, true
-}
-
 // find returns the route of a request and the values of its path's parameters, and has the call know where the
 // handler is mounted.
 func (h *Handler) find(c *call) (*route, map[string]string, error) {
-	segments := strings.Split(c.r.URL.EscapedPath(), "/")
-	for i, segment := range segments {
-		// The first page is what is left when the mount point and its slash are read.
-		if segment != "tenants" && segment != "assets" && (segment != "" || i < len(segments)-1) {
-			continue
-		}
-		for _, p := range h.pages {
-			values, ok := p.match(segments[i:])
-			if !ok {
-				continue
-			}
-			c.root = "./" + strings.Repeat("../", len(segments)-i-1)
-			if t := p.methods[c.r.Method]; t != nil {
-				return t, values, nil
-			}
-			return nil, nil, methodError{allow: p.allow}
-		}
+	match, found := h.table.Find(c.r)
+	if !found {
+		return nil, nil, errNoPage
 	}
-	return nil, nil, errNoPage
+	c.root = "./" + strings.Repeat("../", match.Segments-1)
+	if match.Route == nil {
+		return nil, nil, methodError{allow: match.Allow}
+	}
+	return match.Route, match.Values, nil
 }
 
 // readPath reads the parameters of the path.

@@ -98,6 +98,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/pings"
+	"github.com/divertedevents/diverted/internal/routes"
 	"github.com/google/uuid"
 )
 
@@ -176,11 +177,11 @@ func (c Config) validate() error {
 
 // Handler serves the API. It is safe for concurrent use.
 type Handler struct {
-	config    Config
-	log       *slog.Logger
-	resources []*resource
-	document  map[string]json.RawMessage
-	pings     pings.Limiter
+	config   Config
+	log      *slog.Logger
+	table    routes.Table[*route]
+	document map[string]json.RawMessage
+	pings    pings.Limiter
 
 	// What the store of Config.Diverted can do beyond what each can; nil: it cannot.
 	bulk       diverted.BulkStore
@@ -208,7 +209,9 @@ func New(config Config) (*Handler, error) {
 	h.statistics, _ = config.Diverted.(diverted.StatsStore)
 	h.retention, _ = config.Diverted.(diverted.RetentionStore)
 	h.pending, _ = config.Diverted.(pendingStore)
-	h.resources = newResources(h.routes())
+	for _, t := range h.routes() {
+		h.table.Add(t.method, t.path, &t)
+	}
 	h.document = h.openapi()
 	return h, nil
 }

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
@@ -94,78 +93,16 @@ func (h *Handler) routes() []route {
 	return routes
 }
 
-// resource is a path with the routes of its methods.
-type resource struct {
-	segments []string
-	methods  map[string]*route
-	allow    string
-}
-
-func newResources(routes []route) []*resource {
-	var resources []*resource
-	byPath := map[string]*resource{}
-	for _, t := range routes {
-		s := byPath[t.path]
-		if s == nil {
-			s = &resource{segments: strings.Split(t.path, "/"), methods: map[string]*route{}}
-			byPath[t.path] = s
-			resources = append(resources, s)
-		}
-		s.methods[t.method] = &t
-		if t.method == http.MethodGet {
-			s.methods[http.MethodHead] = &t
-		}
-	}
-	for _, s := range resources {
-		var methods []string
-		for method := range s.methods {
-			methods = append(methods, method)
-		}
-		slices.Sort(methods)
-		s.allow = strings.Join(methods, ", ")
-	}
-	return resources
-}
-
-// match returns the values of the path's parameters if the segments, still escaped, are this path's.
-func (s *resource) match(segments []string) (values map[string]string, ok bool) {
-	if len(segments) != len(s.segments) {
-		return nil, false
-	}
-	values = map[string]string{}
-	for i, want := range s.segments {
-		have, err := url.PathUnescape(segments[i])
-		if err != nil {
-			have = segments[i] // an escape that is none: no literal, and no good parameter
-		}
-		if name, isParameter := strings.CutPrefix(want, "{"); isParameter {
-			values[strings.TrimSuffix(name, "}")] = have
-		} else if have != want {
-			return nil, false
-		}
-	}
-	return values, true
-}
-
 // find returns the route of a request and the values of its path's parameters.
 func (h *Handler) find(r *http.Request) (*route, map[string]string, error) {
-	segments := strings.Split(r.URL.EscapedPath(), "/")
-	for i, segment := range segments {
-		if segment != "event" {
-			continue
-		}
-		for _, s := range h.resources {
-			values, ok := s.match(segments[i:])
-			if !ok {
-				continue
-			}
-			if t := s.methods[r.Method]; t != nil {
-				return t, values, nil
-			}
-			return nil, nil, methodError{allow: s.allow}
-		}
+	switch match, found := h.table.Find(r); {
+	case !found:
+		return nil, nil, errNoRoute
+	case match.Route == nil:
+		return nil, nil, methodError{allow: match.Allow}
+	default:
+		return match.Route, match.Values, nil
 	}
-	return nil, nil, errNoRoute
 }
 
 // call is a request on its way through the handler.
