@@ -183,7 +183,7 @@ func TestEveryRecordedAnswerIsAsTheDocumentSays(t *testing.T) {
 	all, err := exchanges()
 	is.NoErr(err)
 
-	succeeded := map[string]bool{}
+	succeeded := map[string]bool{} // by operation, and by operation?parameter
 	codes := map[string]bool{}
 	checked := 0
 	for _, e := range all {
@@ -205,6 +205,9 @@ func TestEveryRecordedAnswerIsAsTheDocumentSays(t *testing.T) {
 		}
 		if e.Status < 300 {
 			succeeded[op.OperationId] = true
+			for name := range e.request().URL.Query() {
+				succeeded[op.OperationId+"?"+name] = true
+			}
 			if ok, faults := v.ValidateHttpRequestSync(e.request()); !ok {
 				t.Errorf("%s: %s %s %s was answered %d, but the document refuses it: %v", e.Test, e.Method, e.Target, e.Body, e.Status, faults)
 			}
@@ -228,6 +231,11 @@ func TestEveryRecordedAnswerIsAsTheDocumentSays(t *testing.T) {
 		for method, op := range item.GetOperations().FromOldest() {
 			if !succeeded[op.OperationId] {
 				t.Errorf("no test of httpapi shows a success of %s %s", method, template)
+			}
+			for _, p := range op.Parameters {
+				if p.In == "query" && !succeeded[op.OperationId+"?"+p.Name] {
+					t.Errorf("no test of httpapi shows a success of %s %s with the parameter %s", method, template, p.Name)
+				}
 			}
 		}
 	}
