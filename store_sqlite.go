@@ -24,6 +24,7 @@ import (
 // speed. Reading has connections of its own and never waits for writing.
 type SQLiteStore struct {
 	readers *sql.DB
+	often   *sqliteStatements // of readers
 	writer  *sqliteWriter
 	owned   []*sql.DB // closed by Close
 
@@ -85,7 +86,10 @@ func OpenSQLite(ctx context.Context, path string) (*SQLiteStore, error) {
 		write.Close()
 		return nil, sqliteError("open database", err)
 	}
-	read.SetMaxOpenConns(max(4, runtime.GOMAXPROCS(0)))
+	readers := max(4, runtime.GOMAXPROCS(0))
+	read.SetMaxOpenConns(readers)
+	read.SetMaxIdleConns(readers) // a new one would have to plan its statements
+	read.SetConnMaxIdleTime(time.Minute)
 
 	s, err := newSQLiteStore(ctx, write, read, true)
 	if err != nil {
@@ -129,7 +133,7 @@ func newSQLiteStore(ctx context.Context, write, read *sql.DB, own bool) (*SQLite
 	if err != nil {
 		return nil, err
 	}
-	s := &SQLiteStore{readers: read}
+	s := &SQLiteStore{readers: read, often: newSQLiteStatements(read)}
 	s.writer, err = newSQLiteWriter(ctx, conn, own, s.watchers.tell)
 	if err != nil {
 		discard(conn)
@@ -217,7 +221,7 @@ func (s *SQLiteStore) Close() error {
 		return nil
 	}
 	s.closed = true
-	err := s.writer.close()
+	err := errors.Join(s.writer.close(), s.often.close())
 	for _, db := range s.owned {
 		err = errors.Join(err, db.Close())
 	}

@@ -73,13 +73,16 @@ func scanDiverted(row interface{ Scan(...any) error }, key WebhookKey, more ...a
 // FetchDiverted is as in [DivertedStore].
 func (s *SQLiteStore) FetchDiverted(ctx context.Context, key Key) (DivertedEvent, error) {
 	var d DivertedEvent
-	err := s.read(ctx, "fetch diverted event", func(db *sql.DB) error {
-		var body, failures []byte
-		row := db.QueryRowContext(ctx, `
+	err := s.read(ctx, "fetch diverted event", func(*sql.DB) error {
+		stmt, err := s.often.get(ctx, `
 			SELECT `+divertedColumns+`, body, failures FROM diverted_deliveries
 			WHERE webhook = (SELECT id FROM diverted_webhooks WHERE tenant = ? AND locator = ? AND deleted = 0)
-			AND event = ? AND due IS NULL`, key.Tenant[:], key.Webhook[:], key.Event[:])
-		var err error
+			AND event = ? AND due IS NULL`)
+		if err != nil {
+			return err
+		}
+		var body, failures []byte
+		row := stmt.QueryRowContext(ctx, key.Tenant[:], key.Webhook[:], key.Event[:])
 		d, err = scanDiverted(row, key.WebhookKey(), &body, &failures)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("diverted event %s: %w", key.Event, ErrNotFound)
@@ -216,13 +219,15 @@ func cut[T any](rows []T, limit int) ([]T, bool) {
 // Resend is as in [DivertedStore].
 func (s *SQLiteStore) Resend(ctx context.Context, key Key) error {
 	return s.write(ctx, "resend", func(tx *sqliteTx) error {
+		row := tx.webhook(key.WebhookKey())
+		if row != nil && row.letsGo() == nil && tx.resend(row, key.Event, forever) {
+			return nil
+		}
 		row, err := tx.diverted(key)
 		if err != nil {
 			return err
 		}
-		if err = row.letsGo(); err == nil && tx.resend(row, key.Event, forever) {
-			return nil
-		}
+		err = row.letsGo()
 		var expunged bool
 		if tx.query1(`SELECT length(body) = 0 FROM diverted_deliveries WHERE webhook = ? AND event = ?`, []any{row.id, key.Event[:]}, &expunged) && expunged {
 			err = ErrExpunged

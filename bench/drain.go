@@ -178,6 +178,7 @@ func divert(p *probe) error {
 	if err := o.rateOf(p, "divert", settled, n); err != nil {
 		return err
 	}
+	p.set("divert cpu", p.figures["cpu"])
 	var paths []string
 	for _, w := range o.webhooks {
 		for after, more := (ulid.ULID{}), true; more; {
@@ -197,9 +198,10 @@ func divert(p *probe) error {
 		return err
 	}
 	defer api.close()
-	load, err := api.load(p.ctx, "POST", 32, paths)
-	p.set("resend", load.Rate)
-	return err
+	return p.rateOf("resend", len(paths), func() error {
+		_, err := api.load(p.ctx, "POST", 32, paths)
+		return err
+	})
 }
 
 // countdown is done when it has counted to n.
