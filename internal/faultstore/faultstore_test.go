@@ -30,6 +30,7 @@ var methods = []string{
 	"Accept", "Work", "ListPending",
 	"Divert", "FetchDiverted", "ListDiverted", "Resend", "DeleteDiverted",
 	"PutWebhook", "CreateWebhook", "UpdateWebhook", "FetchWebhook", "ListWebhooks", "DeleteWebhook", "Suspend", "Unsuspend",
+	"ResendAll", "DeleteAll", "DivertAll", "Stats", "Purge", "Expunge",
 }
 
 var errDisk = errors.New("the disk is on fire")
@@ -320,7 +321,14 @@ func (s *service) operate(ctx context.Context, random *rand.Rand) {
 			_, err := s.store.ListPending(ctx, diverted.DivertedQuery{Webhook: suspend})
 			return err
 		})
+		if random.IntN(3) == 0 { // what is claimed is taken too, so it is not resent
+			s.persist(func(ctx context.Context) error {
+				_, err := s.store.DivertAll(ctx, diverted.BulkRequest{Webhook: suspend})
+				return err
+			})
+		}
 		s.persist(func(ctx context.Context) error { return s.store.Unsuspend(ctx, suspend) })
+		s.bulk(random, failing)
 		s.persist(func(ctx context.Context) error { // changed as over HTTP: read, and saved if nobody was faster
 			w, err := s.store.FetchWebhook(ctx, suspend)
 			if err != nil {
@@ -342,7 +350,37 @@ func (s *service) operate(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// divert sets an event aside, as a host does that delivers by itself, and finds it there.
+// bulk resends or deletes all that is diverted, and does what else an operator does now and then.
+func (s *service) bulk(random *rand.Rand, webhook diverted.WebhookKey) {
+	request := diverted.BulkRequest{Webhook: webhook, Before: time.Now()}
+	if random.IntN(2) == 0 {
+		s.persist(func(ctx context.Context) error { _, err := s.store.ResendAll(ctx, request); return err })
+	} else {
+		s.persist(func(ctx context.Context) error {
+			page, err := s.store.ListDiverted(ctx, diverted.DivertedQuery{Webhook: webhook, Limit: diverted.MaxPage})
+			if err != nil {
+				return err
+			}
+			s.mu.Lock()
+			for _, e := range page.Events {
+				s.deleted[e.Key] = true
+			}
+			s.mu.Unlock()
+			_, err = s.store.DeleteAll(ctx, request)
+			return err
+		})
+	}
+	s.persist(func(ctx context.Context) error {
+		_, err := s.store.Stats(ctx, diverted.StatsQuery{Hours: 1})
+		return err
+	})
+	s.persist(func(ctx context.Context) error { // nothing is as old
+		_, err := s.store.Purge(ctx, diverted.PurgeRequest{Retention: diverted.Retention{MaxAge: 24 * time.Hour}})
+		return err
+	})
+}
+
+// divert sets an event aside, as a host does that delivers by itself, finds it there, and has its body forgotten.
 func (s *service) divert(random *rand.Rand, hook diverted.Webhook) {
 	p := payloads()[random.IntN(len(payloads()))]
 	aside := diverted.DivertedEvent{
@@ -361,6 +399,7 @@ func (s *service) divert(random *rand.Rand, hook diverted.Webhook) {
 		}
 		return err
 	})
+	s.persist(func(ctx context.Context) error { return s.store.Expunge(ctx, aside.Key) })
 }
 
 func (s *service) pending(name string) []diverted.PendingDelivery {
