@@ -1,6 +1,6 @@
 # Everything here is a short form of commands that work without make.
 
-.PHONY: test race lint bench micro crash cluster power model load fuzz check
+.PHONY: test race lint bench micro crash cluster churn power model load fuzz check
 
 test:           ## the README's test command
 	go test ./...
@@ -32,6 +32,9 @@ cluster:        ## three dispatchers on PostgreSQL, one killed every two seconds
 REPLAYS ?= 1000
 power:          ## cuts the power of an SQLite database REPLAYS times, and counts what was lost
 	cd internal/powertest && POWER_REPLAYS=$(REPLAYS) go test -v -count=1 -timeout 60m -run Loses .
+
+churn:          ## a million deliveries through one table of PostgreSQL: its size, dead rows and speed on the way
+	cd postgres && CHURN_DELIVERIES=1000000 go test -v -count=1 -timeout 60m -run Churn .
 
 STEPS ?= 1000000
 model:          ## holds every store against the plain model, for about STEPS steps each

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -45,7 +46,9 @@ func TestTenProcessesMayStartAtOnce(t *testing.T) {
 	}
 	var applied int
 	is.NoErr(newPool(t).QueryRow(t.Context(), `SELECT count(*) FROM `+schema+`.migrations`).Scan(&applied))
-	is.Equal(applied, 1)
+	files, err := os.ReadDir("migrations")
+	is.NoErr(err)
+	is.Equal(applied, len(files))
 }
 
 func TestASchemaMayHaveAnyName(t *testing.T) {
