@@ -151,12 +151,12 @@ const (
 	holdGeneration = selectGeneration + ` FOR SHARE`
 
 	insertDeliveries = `
-		INSERT INTO diverted.deliveries (webhook, event, request, accepted_at, due, lease, token, type, body)
+		INSERT INTO diverted.deliveries (webhook, event, request, accepted_at, due, lease, token, type, body, trace)
 		SELECT r.webhook, r.event, r.request, date_trunc('milliseconds', now()), '-infinity',
 			date_trunc('milliseconds', now() + r.lease * interval '1 microsecond' + interval '999 microseconds'),
-			r.token, r.type, r.body
-		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bytea[])
-			AS r (webhook, event, request, lease, token, type, body)
+			r.token, r.type, r.body, nullif(r.trace, '')
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bytea[], $9::text[])
+			AS r (webhook, event, request, lease, token, type, body, trace)
 		WHERE (SELECT generation FROM diverted.state) = $8
 		ON CONFLICT (webhook, event) DO NOTHING
 		RETURNING webhook, event`
@@ -338,7 +338,7 @@ func (s *Store) insert(ctx context.Context, a *acceptance, generation int64, imp
 		for rows := a.rows; len(rows) > 0; {
 			var p deliveryParams
 			rows = p.take(rows, a.first)
-			b.Queue(s.q(insertDeliveries), p.webhooks, p.events, p.requests, p.leases, p.tokens, p.types, p.bodies, generation).
+			b.Queue(s.q(insertDeliveries), p.webhooks, p.events, p.requests, p.leases, p.tokens, p.types, p.bodies, generation, p.traces).
 				Query(func(r pgx.Rows) error {
 					var id deliveryID
 					for r.Next() {
@@ -364,7 +364,7 @@ type deliveryParams struct {
 	webhooks         []int64
 	events, requests uuids
 	leases, tokens   pgtype.FlatArray[pgtype.Int8]
-	types            []string
+	types, traces    []string
 	bodies           [][]byte
 }
 
@@ -383,6 +383,7 @@ func (p *deliveryParams) take(rows []*newDelivery, first map[deliveryID]*newDeli
 		p.events = append(p.events, pgUUID(m.Event))
 		p.requests = append(p.requests, pgUUID(m.RequestLocator))
 		p.types = append(p.types, m.EventType)
+		p.traces = append(p.traces, m.TraceParent)
 		p.bodies = append(p.bodies, m.Body)
 		var lease, token pgtype.Int8
 		if d.claims != nil {
@@ -436,7 +437,7 @@ func (s *Store) answer(ctx context.Context, a *acceptance) error {
 		h.turns.At(m.Tenant, d.hook.id, a.now.Add(leaseOf(d.claims.request)).Add(time.Millisecond))
 		d.call.result.Claims = append(d.call.result.Claims, diverted.Claim{
 			Key: key, Token: d.claims.token, Webhook: d.hook.webhook, Epoch: d.hook.epoch,
-			RequestLocator: m.RequestLocator, EventType: m.EventType, Body: m.Body,
+			RequestLocator: m.RequestLocator, EventType: m.EventType, Body: m.Body, TraceParent: m.TraceParent,
 			AcceptedAt: a.now.UTC().Truncate(time.Millisecond),
 		})
 	}

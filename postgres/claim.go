@@ -49,7 +49,7 @@ const claimSet = `
 	losses = CASE WHEN d.token IS NULL THEN d.losses ELSE d.losses + 1 END,
 	released = CASE WHEN d.released = 2 THEN 1 ELSE d.released END`
 
-const claimReturning = `d.webhook, d.event, d.request, d.type, d.accepted_at, d.attempts, d.losses, d.was_diverted, d.released, d.body`
+const claimReturning = `d.webhook, d.event, d.request, d.type, d.accepted_at, d.attempts, d.losses, d.was_diverted, d.released, d.body, d.trace`
 
 // claimDeliveries claims what is due of the webhooks $3, up to the room $4 of each and $5 bytes in all, or one
 // whatever its size if $8 allows it, if the webhooks are still of the generation $6: retries and lost leases
@@ -78,7 +78,7 @@ var claimDeliveries = `
 	SELECT * FROM claimed
 	UNION ALL
 	SELECT place, CASE WHEN fits THEN 1 ELSE 2 END, webhook, event,
-		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, token
+		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, token
 	FROM picked WHERE mine OR NOT fits`
 
 const (
@@ -260,7 +260,7 @@ func (c *claiming) scan(r pgx.Rows) error {
 			p                placed
 			answer           int
 			event, request   pgtype.UUID
-			eventType        pgtype.Text
+			eventType, trace pgtype.Text
 			accepted         pgtype.Timestamptz
 			attempts, losses pgtype.Int4
 			wasDiverted      pgtype.Bool
@@ -268,7 +268,7 @@ func (c *claiming) scan(r pgx.Rows) error {
 			body             []byte
 			old              pgtype.Int8
 		)
-		err := r.Scan(&p.place, &answer, &p.id.webhook, &event, &request, &eventType, &accepted, &attempts, &losses, &wasDiverted, &released, &body, &old)
+		err := r.Scan(&p.place, &answer, &p.id.webhook, &event, &request, &eventType, &accepted, &attempts, &losses, &wasDiverted, &released, &body, &trace, &old)
 		if err != nil {
 			return err
 		}
@@ -290,7 +290,7 @@ func (c *claiming) scan(r pgx.Rows) error {
 		case claimedNow:
 			p.claim = diverted.Claim{
 				Key: key, Token: c.token, Webhook: w, Epoch: t.hook.epoch,
-				RequestLocator: request.Bytes, EventType: eventType.String, Body: body,
+				RequestLocator: request.Bytes, EventType: eventType.String, Body: body, TraceParent: trace.String,
 				AcceptedAt: timeOf(accepted), Attempts: int(attempts.Int32), Losses: int(losses.Int32),
 				Diverted: wasDiverted.Bool, Released: released.Int16 == releasedOnce, Err: t.hook.err,
 			}

@@ -20,10 +20,11 @@ const (
 
 	upsertDiverted = `
 		INSERT INTO diverted.deliveries AS d
-			(webhook, event, request, accepted_at, diverted_at, attempts, type, failure, body)
-		VALUES ($1, $2, $3, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, $5, $6, $7)
+			(webhook, event, request, accepted_at, diverted_at, attempts, type, failure, body, failed_by)
+		VALUES ($1, $2, $3, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, $5, $6, $7, $8)
 		ON CONFLICT (webhook, event) DO UPDATE
-			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failure = excluded.failure
+			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failure = excluded.failure,
+				earlier = ` + pushed + `, failed_by = excluded.failed_by
 			WHERE d.due IS NULL`
 
 	selectPage = `
@@ -31,12 +32,17 @@ const (
 			SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)
 		AND event > $3`
 
-	divertedColumns = `event, request, type, accepted_at, diverted_at, attempts, failure`
+	divertedColumns = `event, request, type, accepted_at, diverted_at, attempts, failure, body = ''`
+
+	// columnEarlier is one that costs, so it is read on request.
+	columnEarlier = `, earlier`
+	columnNone    = `, NULL::text[]`
 
 	updateResent = `
 		UPDATE diverted.deliveries SET due = '-infinity', lease = NULL, token = NULL, attempts = 0, losses = 0,
-			released = 0, was_diverted = true, diverted_at = NULL
-		WHERE webhook = $1 AND event = $2 AND due IS NULL`
+			released = 0, was_diverted = true, diverted_at = NULL, failed_by = NULL
+		WHERE webhook = $1 AND event = $2 AND due IS NULL
+		RETURNING body = ''`
 
 	deleteDiverted = `
 		DELETE FROM diverted.deliveries WHERE due IS NULL AND event = $3 AND webhook = (
@@ -54,11 +60,13 @@ func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error 
 	}
 	defer done()
 	for {
+		var id int64
 		created := false
 		err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 			created = false
-			id, now, err := s.keepHook(ctx, conn, event.WebhookKey())
-			if err != nil {
+			var now time.Time
+			var err error
+			if id, now, err = s.keepHook(ctx, conn, event.WebhookKey()); err != nil {
 				return err
 			}
 			if id == 0 {
@@ -70,7 +78,7 @@ func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error 
 				id = h.id
 			}
 			tag, err := conn.Exec(ctx, s.q(upsertDiverted), id, pgUUID(event.Event), pgUUID(event.RequestLocator),
-				event.Attempts, event.EventType, encodeFailure(asKept(&event.Failure, now)), event.Body)
+				event.Attempts, event.EventType, encodeFailure(asKept(&event.Failure, now)), event.Body, triggerOf(&event.Failure))
 			if err == nil && tag.RowsAffected() == 0 {
 				err = fmt.Errorf("divert event %s: %w: it is pending", event.Event, diverted.ErrConflict)
 			}
@@ -85,6 +93,7 @@ func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error 
 		if created {
 			s.hooks.spoil()
 		}
+		s.activity.diverted(id, string(event.Failure.Trigger), s.hints.serverTime())
 		s.watchers.tell(diverted.Change{Kind: diverted.ChangeDiverted, Key: event.Key})
 		return nil
 	}
@@ -112,23 +121,37 @@ type divertedRow struct {
 	accepted, divertedAt pgtype.Timestamptz
 	attempts             int
 	failure              []byte
+	expunged             bool
+	earlier              []string
 }
 
 func (r *divertedRow) dest() []any {
-	return []any{&r.event, &r.request, &r.eventType, &r.accepted, &r.divertedAt, &r.attempts, &r.failure}
+	return []any{&r.event, &r.request, &r.eventType, &r.accepted, &r.divertedAt, &r.attempts, &r.failure, &r.expunged, &r.earlier}
 }
 
 func (r *divertedRow) value(key diverted.WebhookKey) (diverted.DivertedEvent, error) {
 	d := diverted.DivertedEvent{
 		Key:            diverted.Key{Tenant: key.Tenant, Webhook: key.Webhook, Event: r.event.Bytes},
 		RequestLocator: r.request.Bytes, EventType: r.eventType, Attempts: r.attempts,
-		AcceptedAt: timeOf(r.accepted), DivertedAt: timeOf(r.divertedAt),
+		AcceptedAt: timeOf(r.accepted), DivertedAt: timeOf(r.divertedAt), Expunged: r.expunged,
 	}
 	failure, err := decodeFailure(r.failure)
 	if failure != nil {
 		d.Failure = *failure
 	}
 	return d, err
+}
+
+// failures are those of all attempts, of which the last is d's.
+func (r *divertedRow) failures(d *diverted.DivertedEvent) (all []diverted.Failure, err error) {
+	for _, encoded := range r.earlier {
+		f, err := decodeFailure([]byte(encoded))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *f)
+	}
+	return append(all, d.Failure), nil
 }
 
 // FetchDiverted is as in [diverted.DivertedStore].
@@ -143,7 +166,7 @@ func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.D
 	var found bool
 	err = s.read(ctx, func(b *pgx.Batch) {
 		found = false
-		b.Queue(s.q(`SELECT `+divertedColumns+`, body FROM diverted.deliveries
+		b.Queue(s.q(`SELECT `+divertedColumns+columnEarlier+`, body FROM diverted.deliveries
 			WHERE due IS NULL AND event = $3 AND webhook = (
 				SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)`),
 			pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)).Query(func(r pgx.Rows) error {
@@ -163,6 +186,9 @@ func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.D
 		return diverted.DivertedEvent{}, fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
 	}
 	d, err := row.value(key.WebhookKey())
+	if err == nil {
+		d.Failures, err = row.failures(&d)
+	}
 	d.Body = body
 	return d, wrap("fetch diverted event", err)
 }
@@ -170,7 +196,11 @@ func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.D
 // ListDiverted is as in [diverted.DivertedStore].
 func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) (diverted.DivertedPage, error) {
 	var page diverted.DivertedPage
-	limit, err := s.list(ctx, "list diverted events", query, divertedColumns, "due IS NULL",
+	columns := divertedColumns + columnNone
+	if query.Failures {
+		columns = divertedColumns + columnEarlier
+	}
+	limit, err := s.list(ctx, "list diverted events", query, columns, "due IS NULL",
 		func() { page.Events = nil },
 		func(r pgx.Rows) error {
 			var row divertedRow
@@ -178,6 +208,9 @@ func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) 
 				return err
 			}
 			d, err := row.value(query.Webhook)
+			if err == nil && query.Failures {
+				d.Failures, err = row.failures(&d)
+			}
 			page.Events = append(page.Events, d)
 			return err
 		})
@@ -194,6 +227,9 @@ func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (
 	const columns = `event, request, type, accepted_at, lease > now() AND NOT lease > now() + interval '15 minutes', lease,
 		CASE WHEN due > now() THEN due END, attempts, released, failure,
 		(SELECT enabled AND suspended_at IS NULL FROM diverted.webhooks WHERE id = webhook)`
+	if err := query.ForPending(); err != nil {
+		return diverted.PendingPage{}, err
+	}
 	var page diverted.PendingPage
 	limit, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL",
 		func() { page.Deliveries = nil },
@@ -243,10 +279,12 @@ func (s *Store) list(ctx context.Context, action string, query diverted.Diverted
 		return 0, err
 	}
 	defer done()
-	text := s.q(`SELECT ` + columns + selectPage + ` AND ` + where + ` ORDER BY event LIMIT $4 OFFSET $5`)
+	matches, args := matching(query.Filter,
+		[]any{pgUUID(query.Webhook.Tenant), pgUUID(query.Webhook.Webhook), pgUUID(query.After), query.Limit + 1, query.Offset})
+	text := s.q(`SELECT ` + columns + selectPage + ` AND ` + where + matches + ` ORDER BY event LIMIT $4 OFFSET $5`)
 	return query.Limit, wrap(action, s.read(ctx, func(b *pgx.Batch) {
 		begin()
-		b.Queue(text, pgUUID(query.Webhook.Tenant), pgUUID(query.Webhook.Webhook), pgUUID(query.After), query.Limit+1, query.Offset).
+		b.Queue(text, args...).
 			Query(func(r pgx.Rows) error {
 				for r.Next() {
 					if err := each(r); err != nil {
@@ -285,18 +323,20 @@ func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
 			return missing
 		}
 		id = h.id
-		tag, err := conn.Exec(ctx, s.q(updateResent), h.id, pgUUID(key.Event))
+		var expunged bool
+		err = conn.QueryRow(ctx, s.q(updateResent), h.id, pgUUID(key.Event)).Scan(&expunged)
 		switch {
+		case err == pgx.ErrNoRows:
+			return missing
 		case err != nil:
 			return err
-		case tag.RowsAffected() == 0:
-			return missing
-		case !h.known: // from here on what was changed is rolled back
-			return fmt.Errorf("resend event %s: %w", key.Event, diverted.ErrWebhookUnknown)
-		case !h.webhook.Enabled:
-			return fmt.Errorf("resend event %s: %w", key.Event, diverted.ErrDisabled)
-		case h.webhook.Suspended():
-			return fmt.Errorf("resend event %s: %w", key.Event, diverted.ErrSuspended)
+		case expunged: // from here on what was changed is rolled back
+			err = diverted.ErrExpunged
+		default:
+			err = h.letsGo()
+		}
+		if err != nil {
+			return fmt.Errorf("resend event %s: %w", key.Event, err)
 		}
 		return nil
 	})

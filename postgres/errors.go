@@ -55,7 +55,7 @@ func decided(err error) bool {
 	}
 	for _, answer := range []error{
 		diverted.ErrInvalid, diverted.ErrNotFound, diverted.ErrConflict, diverted.ErrSuspended, diverted.ErrDisabled,
-		diverted.ErrWebhookUnknown, diverted.ErrNotEmpty, diverted.ErrClosed,
+		diverted.ErrWebhookUnknown, diverted.ErrExpunged, diverted.ErrNotEmpty, diverted.ErrClosed,
 		context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, answer) {

@@ -31,6 +31,19 @@ type hook struct {
 
 func (h *hook) active() bool { return h.known && h.webhook.Active() }
 
+// letsGo returns why the webhook, which may be nil, does not let diverted events go, nil if it does.
+func (h *hook) letsGo() error {
+	switch {
+	case h == nil || !h.known:
+		return diverted.ErrWebhookUnknown
+	case !h.webhook.Enabled:
+		return diverted.ErrDisabled
+	case h.webhook.Suspended():
+		return diverted.ErrSuspended
+	}
+	return nil
+}
+
 // hookColumns are what scanHook reads.
 const hookColumns = `id, tenant, locator, record, enabled, suspended_at, epoch, version, deleted`
 

@@ -80,6 +80,7 @@ type Store struct {
 	watchers  watchers
 	accepting chan *acceptCall
 	news      news
+	activity  activity
 	purging   chan struct{} // has room for one: a webhook was deleted
 
 	// background is the context of the store's own goroutines, which group awaits.
@@ -93,8 +94,11 @@ type Store struct {
 }
 
 var (
-	_ diverted.Store   = (*Store)(nil)
-	_ diverted.Watcher = (*Store)(nil)
+	_ diverted.Store          = (*Store)(nil)
+	_ diverted.Watcher        = (*Store)(nil)
+	_ diverted.BulkStore      = (*Store)(nil)
+	_ diverted.StatsStore     = (*Store)(nil)
+	_ diverted.RetentionStore = (*Store)(nil)
 )
 
 // Open makes a store in the database of pool, and brings its schema up to date; any number of processes
@@ -135,6 +139,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, c Config) (*Store, error) {
 	s.hooks.init()
 	s.hints.init()
 	s.news.init()
+	s.activity.init()
 	if err := s.migrate(ctx); err != nil {
 		return nil, wrap("open database", err)
 	}
@@ -146,6 +151,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, c Config) (*Store, error) {
 		s.group.Go(s.accept)
 	}
 	s.group.Go(s.purge)
+	s.group.Go(s.gather)
 	if s.notify {
 		s.group.Go(s.listen)
 		s.group.Go(s.announce)

@@ -146,7 +146,10 @@ func (s *Store) purgeOne(ctx context.Context, id int64) error {
 			return err
 		}
 		if n == 0 {
-			return s.batch(ctx, beginTx, func(b *pgx.Batch) { b.Queue(s.q(purgeHook), id) })
+			return s.batch(ctx, beginTx, func(b *pgx.Batch) {
+				b.Queue(s.q(`DELETE FROM diverted.hours WHERE webhook = $1`), id)
+				b.Queue(s.q(purgeHook), id)
+			})
 		}
 	}
 }

@@ -17,6 +17,11 @@ import (
 	"github.com/divertedevents/diverted"
 )
 
+// pushed is the column earlier of the delivery d with its last failure, which another one follows: at most
+// diverted.MaxFailures are kept, of which that one is in a column of its own.
+const pushed = `CASE WHEN d.failure IS NULL THEN d.earlier
+	ELSE (array_append(d.earlier, d.failure))[greatest(coalesce(array_length(d.earlier, 1), 0) - 17, 1):] END`
+
 const (
 	deleteSettled = `
 		DELETE FROM diverted.deliveries d
@@ -39,9 +44,11 @@ const (
 			losses = CASE o.kind WHEN 'return' THEN d.losses ELSE 0 END,
 			released = CASE o.kind WHEN 'hold' THEN 2 ELSE d.released END,
 			failure = coalesce(o.failure, d.failure),
+			earlier = CASE WHEN o.failure IS NULL THEN d.earlier ELSE ` + pushed + ` END,
+			failed_by = CASE o.kind WHEN 'divert' THEN coalesce(o.failed_by, d.failure::json ->> 'trigger', 'timeout') ELSE d.failed_by END,
 			diverted_at = CASE o.kind WHEN 'divert' THEN date_trunc('milliseconds', now()) ELSE d.diverted_at END
-		FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::int[], $5::text[], $6::bigint[], $7::text[])
-			AS o (webhook, event, token, place, kind, wait, failure)
+		FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::text[])
+			AS o (webhook, event, token, place, kind, wait, failure, failed_by)
 		JOIN diverted.webhooks w ON w.id = o.webhook
 		WHERE d.webhook = o.webhook AND d.event = o.event AND d.token = o.token
 		RETURNING o.place, d.request, d.due`
@@ -160,6 +167,7 @@ func (st *settlement) queue(s *Store, b *pgx.Batch) {
 			p.kinds = append(p.kinds, string(o.Kind))
 			p.waits = append(p.waits, max(o.Wait, 0).Microseconds())
 			p.failures = append(p.failures, encodeFailure(asKept(o.Failure, now)))
+			p.triggers = append(p.triggers, triggerOf(o.Failure))
 		}
 		p.webhooks = append(p.webhooks, st.order[i].hook.id)
 		p.events = append(p.events, pgUUID(o.Key.Event))
@@ -170,7 +178,7 @@ func (st *settlement) queue(s *Store, b *pgx.Batch) {
 		b.Queue(s.q(deleteSettled), gone.webhooks, gone.events, gone.tokens, gone.places).Query(st.scan)
 	}
 	if len(kept.places) > 0 {
-		b.Queue(s.q(updateSettled), kept.webhooks, kept.events, kept.tokens, kept.places, kept.kinds, kept.waits, kept.failures).Query(st.scan)
+		b.Queue(s.q(updateSettled), kept.webhooks, kept.events, kept.tokens, kept.places, kept.kinds, kept.waits, kept.failures, kept.triggers).Query(st.scan)
 	}
 	st.queueNotices(s, b)
 }
@@ -184,6 +192,7 @@ type outcomeParams struct {
 	kinds    []string
 	waits    []int64 // microseconds
 	failures pgtype.FlatArray[pgtype.Text]
+	triggers pgtype.FlatArray[pgtype.Text]
 }
 
 // scan reads which deliveries had the outcome's token.
@@ -355,6 +364,14 @@ func asKept(f *diverted.Failure, now time.Time) *diverted.Failure {
 	}
 	k.At = k.At.UTC().Truncate(time.Millisecond)
 	return &k
+}
+
+// triggerOf returns what was observed, for its column, NULL for no failure.
+func triggerOf(f *diverted.Failure) pgtype.Text {
+	if f == nil {
+		return pgtype.Text{}
+	}
+	return pgtype.Text{String: string(f.Trigger), Valid: true}
 }
 
 // encodeFailure returns the JSON of a failure for its column, NULL for none.

@@ -67,8 +67,14 @@ func (s *Store) settle(ctx context.Context, st *settlement) (err error) {
 		s.hints.forget()
 		return err
 	}
-	st.hint(&s.hints, false)
+	s.settled(st, false)
 	return nil
+}
+
+// settled remembers what a settlement changed, once it is committed; beside is as of hint.
+func (s *Store) settled(st *settlement, beside bool) {
+	st.hint(&s.hints, beside)
+	s.activity.settled(st, s.hints.serverTime())
 }
 
 // claim claims what is due, round by round, and settles with the first of them unless that is done. full:
@@ -125,7 +131,7 @@ func (s *Store) claim(ctx context.Context, request *diverted.WorkRequest, st *se
 		}
 		if !settled {
 			settled, answered = true, true
-			st.hint(&s.hints, true)
+			s.settled(st, true)
 		}
 		lost := c.reclaim(ctx) != nil
 		if lost {

@@ -182,7 +182,9 @@ func (k *kit) work(r diverted.WorkRequest) diverted.WorkResult {
 	k.ok(err)
 	k.equal(len(result.Settled), len(r.Outcomes))
 	if k.harness.RealTime && len(r.Outcomes)+len(r.Notices) > 0 {
-		time.Sleep(2 * time.Millisecond) // what waits for no time is due at the next whole millisecond
+		// What waits for no time is due at the next whole millisecond, and a store learns its server's time as late
+		// as an answer takes.
+		time.Sleep(20 * time.Millisecond)
 	}
 	return result
 }

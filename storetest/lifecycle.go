@@ -270,7 +270,7 @@ var durabilityTests = []test{
 		k.reopen()
 		open := k.notice()
 		k.equal(open.Webhook.Key(), v.Key())
-		time.Sleep(short + short/10)
+		time.Sleep(short + short/3)
 		again := k.notice() // the process that sent it has died
 		k.equal(again.Notice.Locator, first.Notice.Locator)
 		k.equal(again.Notice.Failures, 1)
