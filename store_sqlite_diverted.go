@@ -107,6 +107,9 @@ func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (Di
 	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
 		return selectEvents(ctx, db, id, selection{filter: q.Filter, after: q.After[:], limit: q.Offset + q.Limit + 1})
 	}
+	if query.Filter.IsZero() {
+		finds = nil
+	}
 	more, err := s.list(ctx, "list diverted events", query, columns, "due IS NULL", finds, func(row *sql.Rows) error {
 		var failures []byte
 		d, err := scanDiverted(row, query.Webhook, &failures)
@@ -167,7 +170,7 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 }
 
 // list reads a page of deliveries, and says whether there are more. finds returns the locators of the page,
-// with those before it, and one more.
+// with those before it, and one more; nil if the rows themselves are in the order of an index.
 func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQuery, columns, where string,
 	finds func(context.Context, *sql.DB, int64, DivertedQuery) ([][]byte, error), each func(*sql.Rows) error) (more bool, err error) {
 	query, err = query.WithDefaults()
@@ -179,27 +182,34 @@ func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQue
 		if id == 0 || err != nil {
 			return err
 		}
-		events, err := finds(ctx, db, id, query)
-		if err != nil {
-			return err
+		selected, args := `event > ?`, []any{id, query.After[:], query.Limit + 1, query.Offset}
+		if finds != nil {
+			events, err := finds(ctx, db, id, query)
+			if err != nil {
+				return err
+			}
+			if events = events[min(query.Offset, len(events)):]; len(events) == 0 {
+				return nil
+			}
+			more = len(events) > query.Limit
+			events = events[:min(query.Limit, len(events))]
+			selected, args = `event IN (?`+strings.Repeat(`,?`, len(events)-1)+`)`, []any{id}
+			for _, event := range events {
+				args = append(args, event)
+			}
+			args = append(args, query.Limit, 0) // what has gone since is left out
 		}
-		events = events[min(query.Offset, len(events)):]
-		events, more = cut(events, query.Limit)
-		if len(events) == 0 {
-			return nil
-		}
-		args := []any{id}
-		for _, event := range events {
-			args = append(args, event)
-		}
-		// What has gone since is left out.
-		rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries INDEXED BY diverted_deliveries_key
-			WHERE webhook = ? AND event IN (?`+strings.Repeat(`,?`, len(events)-1)+`) AND `+where+` ORDER BY event`, args...)
+		rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries
+			WHERE webhook = ? AND `+selected+` AND `+where+` ORDER BY event LIMIT ? OFFSET ?`, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
-		for rows.Next() {
+		for n := 0; rows.Next(); n++ {
+			if n == query.Limit {
+				more = true
+				break
+			}
 			if err := each(rows); err != nil {
 				return err
 			}

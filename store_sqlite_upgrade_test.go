@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/matryer/is"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/testdata"
@@ -135,4 +136,45 @@ func TestWhatOneReleaseAcceptedIsFinishedByTheOther(t *testing.T) {
 	_, err = s.Work(ctx, diverted.WorkRequest{Outcomes: outcomes})
 	is.NoErr(err)
 	is.NoErr(s.DeleteWebhook(ctx, w.Key(), false)) // nothing is left
+}
+
+// A rollback of a deploy: the release before, which knows schema 1 alone, diverts, resends and deletes in a
+// database of this one. These are its statements.
+func TestWhatTheReleaseBeforeWroteIsCountedAndFiltered(t *testing.T) {
+	is := is.New(t)
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "webhooks.db")
+	s := openFile(t, path)
+	key := diverted.WebhookKey{Tenant: uuid.New(), Webhook: ulid.Make()}
+	divertSome(t, s, key, 4)
+	stats := func() map[diverted.Trigger]int {
+		t.Helper()
+		got, err := s.Stats(ctx, diverted.StatsQuery{Tenant: key.Tenant, Webhook: key.Webhook})
+		is.NoErr(err)
+		return got.Diverted
+	}
+	is.Equal(stats(), map[diverted.Trigger]int{"503": 4})
+
+	// While this release has the file open too.
+	byHand(t, path,
+		`INSERT INTO diverted_deliveries (webhook, event, request, type, accepted_at, attempts, losses, was_diverted, released, diverted_at, failure, body)
+			SELECT webhook, x'00000000000000000000000000000001', request, type, accepted_at, 1, 0, 0, 0, diverted_at,
+			'{"trigger":"timeout","message":"connection refused","at":"2026-11-23T17:58:00.123Z"}', body FROM diverted_deliveries LIMIT 1`,
+		`DELETE FROM diverted_deliveries WHERE id = (SELECT min(id) FROM diverted_deliveries)`,
+		`UPDATE diverted_deliveries SET failure = '{"trigger":"404","message":"404 Not Found","status":404,"at":"2026-11-23T17:58:00.123Z"}'
+			WHERE id = (SELECT min(id) FROM diverted_deliveries)`,
+		`UPDATE diverted_deliveries SET due = 0, diverted_at = NULL WHERE id = 3`,
+	)
+	want := map[diverted.Trigger]int{"503": 1, "404": 1, "timeout": 1}
+	is.Equal(stats(), want)
+	is.NoErr(s.Close())
+	s = openFile(t, path)
+	defer s.Close()
+	is.Equal(stats(), want)
+	for trigger, n := range want {
+		page, err := s.ListDiverted(ctx, diverted.DivertedQuery{Webhook: key, Filter: diverted.DivertedFilter{Trigger: trigger}, Failures: true})
+		is.NoErr(err)
+		is.Equal(len(page.Events), n)
+		is.Equal(page.Events[0].Failures, []diverted.Failure{page.Events[0].Failure})
+	}
 }

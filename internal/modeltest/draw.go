@@ -64,7 +64,10 @@ func drawKey(t *rapid.T) diverted.Key {
 }
 
 func drawFailure(t *rapid.T) *diverted.Failure {
-	f := diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503, At: now()}
+	f := diverted.Failure{
+		Trigger: "503", Message: "503 Service Unavailable: later", Status: 503, Excerpt: "later", At: now(),
+		Attempt: rapid.IntRange(1, 11).Draw(t, "attempt"), Duration: time.Second, RetryAfter: time.Minute,
+	}
 	if rapid.Bool().Draw(t, "timeout") {
 		f = diverted.Failure{Trigger: diverted.TriggerTimeout, Message: "no answer in 15s", At: now()}
 	}

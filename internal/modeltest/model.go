@@ -38,6 +38,7 @@ type delivery struct {
 	acceptedAt time.Time
 	order      int // of acceptance
 	failure    *diverted.Failure
+	failures   []diverted.Failure
 
 	diverted   bool // else pending
 	divertedAt time.Time
@@ -265,6 +266,8 @@ func (d *delivery) keep(f *diverted.Failure) {
 	}
 	kept.At = kept.At.UTC().Truncate(time.Millisecond)
 	d.failure = &kept
+	d.failures = append(d.failures, kept)
+	d.failures = d.failures[max(0, len(d.failures)-diverted.MaxFailures):]
 }
 
 func (m *model) resend(key diverted.Key) error {
@@ -272,12 +275,10 @@ func (m *model) resend(key diverted.Key) error {
 	switch {
 	case d == nil || !d.diverted:
 		return diverted.ErrNotFound
-	case !w.known:
-		return diverted.ErrWebhookUnknown
-	case !w.value.Enabled:
-		return diverted.ErrDisabled
-	case w.value.Suspended():
-		return diverted.ErrSuspended
+	case len(d.message.Body) == 0:
+		return diverted.ErrExpunged
+	case w.letsGo() != nil:
+		return w.letsGo()
 	}
 	d.diverted, d.resent, d.released = false, true, false
 	d.due, d.place = time.Time{}, inOrder
@@ -404,6 +405,7 @@ func (d *delivery) divertedEvent() diverted.DivertedEvent {
 		Key:            diverted.Key{Tenant: d.message.Tenant, Webhook: d.message.Webhook, Event: d.message.Event},
 		RequestLocator: d.message.RequestLocator, EventType: d.message.EventType, Body: d.message.Body,
 		Failure: *d.failure, Attempts: d.attempts, AcceptedAt: d.acceptedAt, DivertedAt: d.divertedAt,
+		Expunged: len(d.message.Body) == 0,
 	}
 }
 
