@@ -57,7 +57,7 @@ func (k *kit) failures(key diverted.Key, numbers ...int) {
 }
 
 var failureTests = []test{
-	{rule: "every failure is kept, oldest first, through resends and holds", needs: bulk, run: func(k *kit) {
+	{rule: "every failure is kept, oldest first, through resends and holds", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
 		k.settle(failed(k.claimOne(), diverted.OutcomeRetry, 1))
@@ -74,7 +74,7 @@ var failureTests = []test{
 		k.failures(c.Key, 1, 2, 3, 4, 5)
 	}},
 
-	{rule: "the first failure of a delivery is its only one", needs: bulk, run: func(k *kit) {
+	{rule: "the first failure of a delivery is its only one", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
 		c := k.claimOne()
@@ -82,7 +82,7 @@ var failureTests = []test{
 		k.failures(c.Key, 1)
 	}},
 
-	{rule: "the last 20 failures are kept", needs: bulk, run: func(k *kit) {
+	{rule: "the last 20 failures are kept", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
 		var last []int
@@ -97,7 +97,7 @@ var failureTests = []test{
 		k.failures(c.Key, last...)
 	}},
 
-	{rule: "what a host diverts again has all its failures", needs: bulk, run: func(k *kit) {
+	{rule: "what a host diverts again has all its failures", run: func(k *kit) {
 		e := k.hostEvent(diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()})
 		var last []int
 		for n := range diverted.MaxFailures + 2 {
@@ -112,7 +112,7 @@ var failureTests = []test{
 		k.failures(e.Key, last[2:]...)
 	}},
 
-	{rule: "failures outlive a restart", needs: bulk | restart, run: func(k *kit) {
+	{rule: "failures outlive a restart", needs: restart, run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
 		k.settle(failed(k.claimOne(), diverted.OutcomeRetry, 1))
@@ -123,7 +123,7 @@ var failureTests = []test{
 		k.failures(c.Key, 1, 2)
 	}},
 
-	{rule: "a message's traceparent is its claims'", needs: bulk, run: func(k *kit) {
+	{rule: "a message's traceparent is its claims'", run: func(k *kit) {
 		w := k.webhook()
 		const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 		m := k.message(w.Key())
@@ -143,7 +143,7 @@ var failureTests = []test{
 		k.equal(k.claimOne().TraceParent, "")
 	}},
 
-	{rule: "a malformed traceparent is invalid", needs: bulk, run: func(k *kit) {
+	{rule: "a malformed traceparent is invalid", run: func(k *kit) {
 		m := k.message(k.webhook().Key())
 		m.TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 		r, err := k.store.Accept(k.ctx, diverted.AcceptRequest{Messages: []diverted.Message{m}})

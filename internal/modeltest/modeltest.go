@@ -521,9 +521,7 @@ func (m *machine) check(t *rapid.T) {
 		fails(t, err, diverted.ErrNotFound)
 	} else {
 		ok(t, err)
-		if _, is := m.store.(diverted.BulkStore); is {
-			m.sameFailures(t, event.Failures, d)
-		}
+		m.sameFailures(t, event.Failures, d)
 		m.sameDiverted(t, event, d.divertedEvent())
 	}
 }
