@@ -49,11 +49,9 @@ type attemptRow struct {
 	Again bool
 }
 
-// header is a header of a message. Hidden ones have a mask in place of their value.
-type header struct {
-	Name, Value string
-	Hidden      bool
-}
+// header is a header of a message. Its kind is empty where the value is the one that was sent, masked where a mask stands
+// for it, and told where words do.
+type header struct{ Name, Value, Kind string }
 
 func (c *call) showEvent() (answer, error) {
 	e, err := c.h.config.Store.FetchDiverted(c.r.Context(), c.key())
@@ -92,7 +90,7 @@ func (c *call) showEvent() (answer, error) {
 		return answer{}, err
 	}
 	if known && c.may(httpapi.WebhooksRead) {
-		v.To, v.Sent = shownURL(w.Endpoint.URL), sentHeaders(w.Endpoint, e)
+		v.To, v.Sent = shownURL(w.Endpoint.URL), sentHeaders(w.Endpoint, e, c.now)
 	}
 	v.withWebhook(c, w.Name)
 	c.offerEvent(&v, w, known)
@@ -138,24 +136,25 @@ func (c *call) attemptRow(f diverted.Failure) attemptRow {
 
 // sentHeaders are the headers of an event's messages, as the webhook stands. The values of its own headers are
 // credentials, and the signatures would be if the receiver's clock stood still.
-func sentHeaders(endpoint diverted.Endpoint, e diverted.DivertedEvent) []header {
+func sentHeaders(endpoint diverted.Endpoint, e diverted.DivertedEvent, now time.Time) []header {
 	headers := []header{
-		{Name: "Content-Type", Value: "application/json"},
-		{Name: "webhook-id", Value: e.Event.String()},
-		{Name: "webhook-timestamp", Value: "the second in which an attempt begins"},
+		{"Content-Type", "application/json", ""},
+		{"User-Agent", "as the dispatcher is set up", "told"},
+		{"webhook-id", e.Event.String(), ""},
+		{"webhook-timestamp", "the second in which an attempt begins", "told"},
 	}
 	if endpoint.HMACEnabled {
 		signatures := []string{"v1," + diverted.Mask}
 		for _, old := range endpoint.OldSecrets {
-			if old.Until.After(time.Now()) {
+			if old.Until.After(now) {
 				signatures = append(signatures, "v1,"+diverted.Mask)
 			}
 		}
-		headers = append(headers, header{"webhook-signature", strings.Join(signatures, " "), true})
+		headers = append(headers, header{"webhook-signature", strings.Join(signatures, " "), "masked"})
 	}
 	for _, name := range slices.Sorted(maps.Keys(endpoint.Headers)) {
 		for range endpoint.Headers[name] {
-			headers = append(headers, header{http.CanonicalHeaderKey(name), diverted.Mask, true})
+			headers = append(headers, header{http.CanonicalHeaderKey(name), diverted.Mask, "masked"})
 		}
 	}
 	return headers

@@ -55,7 +55,7 @@ func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 					Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 				})
 				b.open(p.address)
-				wide := ask[bool](b, `document.documentElement.scrollWidth > innerWidth`)
+				wide := ask[int64](b, `document.documentElement.scrollWidth`) > screen.width
 				picture := call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{CaptureBeyondViewport: new(true)}).Data
 				name := fmt.Sprintf("%s-%s-%s.png", p.name, screen.name, scheme)
 				if wide {
