@@ -15,7 +15,6 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
-	"github.com/divertedevents/diverted/internal/faultstore"
 	"github.com/divertedevents/diverted/internal/testdata"
 )
 
@@ -133,7 +132,7 @@ func TestFlushDeletesNothing(t *testing.T) {
 func TestRetentionNeedsAStoreThatOffersIt(t *testing.T) {
 	is := is.New(t)
 	limited := diverted.Config{Retention: diverted.Retention{MaxAge: time.Hour}}
-	_, err := diverted.NewDispatcher(faultstore.New(diverted.NewMemoryStore()), limited)
+	_, err := diverted.NewDispatcher(struct{ diverted.Store }{diverted.NewMemoryStore()}, limited)
 	is.True(errors.Is(err, diverted.ErrInvalid))
 	_, err = diverted.NewDispatcher(diverted.NewMemoryStore(), limited)
 	is.NoErr(err)
