@@ -62,15 +62,7 @@ func OpenSQLite(ctx context.Context, path string) (*SQLiteStore, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
 		return nil, invalid("path", "must be the path of a file; for a store in memory use NewMemoryStore")
 	}
-	// Created here and not by SQLite, so that no moment passes in which others may read the secrets in it.
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("diverted: open database: %w: %w", ErrReadOnly, err)
-	case err != nil:
-		return nil, fmt.Errorf("diverted: open database: %w", err)
-	}
-	if err := file.Close(); err != nil {
+	if err := createFile(path); err != nil {
 		return nil, fmt.Errorf("diverted: open database: %w", err)
 	}
 
@@ -99,6 +91,28 @@ func OpenSQLite(ctx context.Context, path string) (*SQLiteStore, error) {
 	}
 	s.owned = []*sql.DB{read, write}
 	return s, nil
+}
+
+// creating is held while a file is looked for and created.
+var creating sync.Mutex
+
+// createFile creates the file if there is none: not SQLite does, so that no moment passes in which others may
+// read the secrets in it. One that is there is not opened, since closing it would end the locks that another
+// store of this process has on it, and the next process that comes by would take the file for unused.
+func createFile(path string) error {
+	creating.Lock()
+	defer creating.Unlock()
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	case err != nil:
+		return err
+	}
+	return file.Close()
 }
 
 // sqliteDSN returns a path as the driver wants it: without file: it would be taken without its options,
