@@ -123,6 +123,7 @@ func gzipBomb() string {
 
 const (
 	hostileTimeout = time.Second
+	slack          = 5 * time.Second // of a busy machine
 
 	noAnswer  = "no answer within 1s"
 	closed    = "connection closed before the answer was complete"
@@ -193,7 +194,6 @@ func TestHostileReceiversEndAsTheStatusOrTheTimeoutSays(t *testing.T) {
 			}
 			res := s.send(t.Context(), request{endpoint: e, id: "x", body: body})
 			took := time.Since(began)
-			const slack = 500 * time.Millisecond // of a busy machine
 			is.True(took < hostileTimeout+excerptTimeout+slack)
 			is.True(res.duration < hostileTimeout+slack)
 			is.True(!res.aborted)
@@ -290,7 +290,7 @@ func TestHostileTLS(t *testing.T) {
 			e := &Endpoint{URL: "https://" + serve(t, tt.handle), InsecureTLS: tt.insecure}
 			began := time.Now()
 			res := s.send(t.Context(), request{endpoint: e, id: "x", body: []byte(`{}`)})
-			is.True(time.Since(began) < hostileTimeout+500*time.Millisecond)
+			is.True(time.Since(began) < hostileTimeout+slack)
 			is.Equal(res.failure.Trigger, TriggerTimeout)
 			if !endsInOneOf(res.failure.Message, tt.message) {
 				t.Error(res.failure.Message)
@@ -330,22 +330,25 @@ func TestTheHostIsNamedInNoOtherWayThanByItsOrigin(t *testing.T) {
 
 func TestOneHostileReceiverHoldsNoOther(t *testing.T) {
 	is := is.New(t)
-	s := newTestSender(t, Config{Timeout: 2 * time.Second})
+	s := newTestSender(t, Config{Timeout: time.Minute})
 	stalls := &Endpoint{URL: "http://" + serve(t, func(c net.Conn) { io.Copy(io.Discard, c) })}
 	var delivered atomic.Int64
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { delivered.Add(1) }))
 	defer receiver.Close()
 
+	stalling, done := context.WithCancel(t.Context())
+	defer done()
 	var group sync.WaitGroup
 	for range 64 {
-		group.Go(func() { s.send(context.Background(), request{endpoint: stalls, id: "x", body: []byte(`{}`)}) })
+		group.Go(func() { s.send(stalling, request{endpoint: stalls, id: "x", body: []byte(`{}`)}) })
 	}
 	began := time.Now()
 	for range 50 {
 		res := s.send(t.Context(), request{endpoint: &Endpoint{URL: receiver.URL}, id: "x", body: []byte(`{}`)})
 		is.True(res.failure == nil)
 	}
-	is.True(time.Since(began) < 2*time.Second) // before the first of the others ended
+	is.True(time.Since(began) < time.Minute) // before the first of the others ended
 	is.Equal(delivered.Load(), int64(50))
+	done()
 	group.Wait()
 }

@@ -132,12 +132,12 @@ func TestAReceiverThatNeverAnswersIsGivenUpAtTheTimeout(t *testing.T) {
 	defer receiver.Close()
 	defer close(release)
 
-	s := newTestSender(t, Config{Timeout: 50 * time.Millisecond})
+	s := newTestSender(t, Config{Timeout: 500 * time.Millisecond})
 	res := s.send(t.Context(), request{endpoint: &Endpoint{URL: receiver.URL + "/path?key=hush"}, id: "x", body: []byte(`{}`)})
 	is.Equal(res.failure.Trigger, TriggerTimeout)
-	is.Equal(res.failure.Message, receiver.URL+": no answer within 50ms")
+	is.Equal(res.failure.Message, receiver.URL+": no answer within 500ms")
 	is.True(!res.aborted)
-	is.True(res.duration < time.Second)
+	is.True(res.duration < 500*time.Millisecond+slack)
 }
 
 func TestAnAddressInsideTheNetworkIsNotReached(t *testing.T) {

@@ -376,7 +376,7 @@ func TestADeletedWebhookIsPurgedInSteps(t *testing.T) {
 	is.NoErr(err)
 	is.Equal(len(page.Deliveries), 0)
 
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		var rows int
 		is.NoErr(s.readers.QueryRow(`SELECT (SELECT count(*) FROM diverted_deliveries) + (SELECT count(*) FROM diverted_webhooks WHERE deleted = 1)`).Scan(&rows))

@@ -268,7 +268,7 @@ func TestDispatchersAreToldAtTheCommit(t *testing.T) {
 		select {
 		case c := <-told:
 			is.Equal(c, diverted.Change{Kind: diverted.ChangeDue})
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("nobody is told")
 		}
 		r, err := s.Work(t.Context(), diverted.WorkRequest{Claim: &diverted.ClaimRequest{Count: 1, Bytes: 1, Lease: time.Minute}})

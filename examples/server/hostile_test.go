@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	hostileTimeout = time.Second // of an attempt
-	slack          = time.Second // that an attempt may take beyond it
+	hostileTimeout = time.Second     // of an attempt
+	slack          = 5 * time.Second // that an attempt may take beyond it
 )
 
 // receiver answers one connection.
