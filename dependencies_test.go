@@ -11,7 +11,7 @@ import (
 
 func TestImportersPayForFourModulesAndWhatTheyNeed(t *testing.T) {
 	is := is.New(t)
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if .Module}}{{.Module.Path}}{{end}}", ".", "./httpapi").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if .Module}}{{.Module.Path}}{{end}}", ".", "./httpapi", "./console").Output()
 	is.NoErr(err)
 	allowed := []string{
 		"github.com/divertedevents/diverted",
