@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matryer/is"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/postgres"
@@ -161,4 +162,47 @@ func TestARoleThatMayOnlyReadAndWriteRowsUsesASchemaThatIsThere(t *testing.T) {
 	is.Equal(len(c), 1)
 	is.NoErr(s.Suspend(t.Context(), w.Key()))
 	is.NoErr(s.DeleteWebhook(t.Context(), w.Key(), true))
+}
+
+func TestWhatTheFirstSchemaHeldIsThereInTheNewest(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	first, err := os.ReadFile("migrations/0001_initial.sql")
+	is.NoErr(err)
+	w := diverted.NewWebhook(uuid.New(), "orders", "https://receiver.example/hook", "*")
+	record, err := diverted.EncodeWebhook(w)
+	is.NoErr(err)
+	tx, err := pool.Begin(t.Context())
+	is.NoErr(err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Conn().PgConn().Exec(t.Context(), `CREATE SCHEMA `+schema+`; SET LOCAL search_path TO `+schema+`;
+		CREATE TABLE migrations (version integer PRIMARY KEY, minimum integer NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
+		INSERT INTO migrations (version, minimum) VALUES (1, 1);`+string(first)).ReadAll()
+	is.NoErr(err)
+	_, err = tx.Exec(t.Context(), `INSERT INTO webhooks (tenant, locator, record, enabled, epoch, version, changed) VALUES ($1, $2, $3, true, 0, 1, 1)`,
+		w.Tenant, uuid.UUID(w.Locator), record)
+	is.NoErr(err)
+	aside, pending := ulid.Make(), ulid.Make()
+	_, err = tx.Exec(t.Context(), `
+		INSERT INTO deliveries (webhook, event, request, accepted_at, due, diverted_at, attempts, type, failure, body)
+		SELECT id, $1::uuid, $1::uuid, now(), NULL::timestamptz, now(), 3, 'order.paid', $3::text, '{}'::bytea FROM webhooks
+		UNION ALL
+		SELECT id, $2::uuid, $2::uuid, now(), '-infinity', NULL, 0, 'order.paid', NULL, '{}' FROM webhooks`,
+		uuid.UUID(aside), uuid.UUID(pending), `{"trigger":"503","message":"503 Service Unavailable","status":503,"at":"2026-11-23T17:58:00Z"}`)
+	is.NoErr(err)
+	is.NoErr(tx.Commit(t.Context()))
+
+	s := open(t, pool, schema)
+	page, err := s.ListDiverted(t.Context(), diverted.DivertedQuery{Webhook: w.Key(), Filter: diverted.DivertedFilter{Trigger: "503"}, Failures: true})
+	is.NoErr(err)
+	is.Equal(len(page.Events), 1)
+	is.Equal(page.Events[0].Event, aside)
+	is.Equal(page.Events[0].Failures, []diverted.Failure{page.Events[0].Failure})
+	stats, err := s.Stats(t.Context(), diverted.StatsQuery{Tenant: w.Tenant})
+	is.NoErr(err)
+	is.Equal(stats.Diverted, map[diverted.Trigger]int{"503": 1})
+	is.Equal(stats.Pending, 1)
+	claims := claim(t, s)
+	is.Equal(len(claims), 1)
+	is.Equal(claims[0].Key.Event, pending)
 }
