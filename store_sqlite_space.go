@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"time"
@@ -36,9 +37,16 @@ func (tx *sqliteTx) shrink() error {
 	}
 	// It ends with its last row, not with its first.
 	tx.queryAll(fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkStep), nil, func(*sql.Rows) error { return nil })
+	tx.shrunk = true
 	tx.query1("PRAGMA freelist_count", nil, &left)
 	if left >= free {
 		tx.freed = 0 // the file was not made with auto_vacuum
 	}
 	return nil
+}
+
+// checkpoint makes the file as short as the database is, which until then only the write-ahead log knows. If
+// it fails, or a reader is in its way, one of SQLite's own does it after the next few MiB.
+func (w *sqliteWriter) checkpoint() {
+	_, _ = w.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(PASSIVE)")
 }

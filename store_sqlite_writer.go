@@ -51,6 +51,7 @@ type sqliteWriter struct {
 	purgeUnknown bool  // purge may lack some, or have too many
 	own          bool  // the file is this library's alone
 	freed        int64 // rows deleted since free pages were last looked for
+	shrunk       bool  // free pages were given back since the last checkpoint
 }
 
 // sqliteCall is one caller's share of a transaction.
@@ -215,6 +216,10 @@ func (w *sqliteWriter) wait() (call *sqliteCall, open bool) {
 		if err := w.transact(context.Background(), []*sqliteCall{{apply: step}}); err != nil {
 			call, open = <-w.calls // the disk has trouble: try again after the next call
 			return call, open
+		}
+		if w.shrunk && w.freed < shrinkAfter {
+			w.shrunk = false
+			w.checkpoint()
 		}
 	}
 }
