@@ -180,7 +180,7 @@ func (s *Stats) readPending(ctx context.Context, db *sql.DB, id int64, active bo
 	if err == nil {
 		err = scan(db.QueryRowContext(ctx, `SELECT count(*) FROM diverted_deliveries INDEXED BY diverted_deliveries_due
 			WHERE webhook = ? AND due > ? AND due <= ? AND token IS NOT NULL`,
-			id, now.UnixMilli(), now.Add(MaxLease).UnixMilli()), &claimed)
+			id, now.UnixMilli(), millisUp(now.Add(MaxLease))), &claimed)
 	}
 	s.Due += pending - waiting + claimed
 	return err

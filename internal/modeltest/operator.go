@@ -146,6 +146,11 @@ func (m *machine) divertAll(t *rapid.T) {
 			failure := diverted.AsideOnRequest(now())
 			d.keep(&failure)
 		}
+		if d.released { // a store may begin a fresh budget as late as the next claim
+			event, err := m.store.FetchDiverted(m.ctx, d.key())
+			ok(t, err)
+			d.attempts = event.Attempts
+		}
 		d.diverted, d.divertedAt = true, today()
 		d.token, d.due, d.losses, d.spent = 0, time.Time{}, 0, false
 		m.model.changed(diverted.ChangeDiverted, key, d.message.Event)
