@@ -13,12 +13,12 @@ import (
 
 // Three dispatchers share a database. One is killed and another started again and again, and the server itself
 // is restarted three times: in haste, without a checkpoint, and killed. The number of deliveries is
-// CLUSTER_DELIVERIES, and then the kills are two seconds apart, or 4,000: see make cluster.
+// CLUSTER_DELIVERIES, and then the kills are two seconds apart, or 2,000: see make cluster.
 func TestDispatchersAndAServerThatDieLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it waits for the end of leases")
 	}
-	deliveries, every := 4000, 500*time.Millisecond
+	deliveries, every := 2000, 500*time.Millisecond
 	if s := os.Getenv("CLUSTER_DELIVERIES"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {

@@ -22,7 +22,8 @@ type Cluster struct {
 	Processes int
 	// Deliveries is how many deliveries are to be acknowledged.
 	Deliveries int
-	// Every is the time from one kill to the next. Each is of another service, and another one is started.
+	// Every is the time from one kill to the next, or more while nothing goes on. Each is of another service, and
+	// another one is started.
 	Every time.Duration
 	// Restarts are called one after the other, evenly over the deliveries, while the kills go on. Each has the
 	// store's server die, and returns when it answers again.
@@ -118,6 +119,7 @@ func (r *cluster) work(ctx context.Context) error {
 		}
 	}
 	mode := modeShare
+	before, spared := 0, 0 // the progress at the last kill, and how often none followed for the lack of any
 	for began, tick := time.Now(), time.Tick(r.Every); ; {
 		select {
 		case <-ctx.Done():
@@ -136,6 +138,13 @@ func (r *cluster) work(ctx context.Context) error {
 		if mode == modeDeliver && attempted >= acknowledged*95/100 {
 			return nil
 		}
+		// On a slow machine a service may need longer than this to begin.
+		progress := acknowledged + attempted
+		if progress == before && spared < 5 {
+			spared++
+			continue
+		}
+		before, spared = progress, 0
 		oldest, generation := r.children[0], r.generations[0]
 		select {
 		case err := <-oldest.done:
