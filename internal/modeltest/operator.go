@@ -181,7 +181,7 @@ func (m *machine) listFiltered(t *rapid.T) {
 	for i, d := range want {
 		event := d.divertedEvent()
 		event.Body = nil
-		m.sameDiverted(t, page.Events[i], event)
+		m.sameDiverted(t, page.Events[i], event, d.early)
 		m.sameFailures(t, page.Events[i].Failures, d)
 	}
 }

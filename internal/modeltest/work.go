@@ -76,7 +76,7 @@ func (m *model) claim(c diverted.Claim, lease time.Duration) error {
 	if d.token != 0 {
 		d.losses++
 	}
-	d.token, d.epoch, d.due, d.place = c.Token, w.epoch, in(lease), anywhere
+	d.token, d.epoch, d.due, d.place, d.early = c.Token, w.epoch, in(lease), anywhere, false
 	if err := m.sameWebhook(*c.Webhook, w.value); err != nil {
 		return err
 	}
