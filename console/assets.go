@@ -86,7 +86,7 @@ func (c *call) home() (answer, error) {
 	tenant, ok := parseUUID(s)
 	if !ok {
 		var f faults
-		f.add("tenant", "must be a UUID of the form 8-4-4-4-12")
+		f.add("tenant", uuidRule)
 		return answer{}, f.err(errParameter)
 	}
 	c.tenant = tenant

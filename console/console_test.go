@@ -167,6 +167,10 @@ func TestErrorsArePages(t *testing.T) {
 		{"GET", "/console/tenants/x/webhooks", 400},
 		{"GET", "/console/tenants//webhooks", 400},
 		{"GET", "/console/tenants/{" + tenant.String() + "}/webhooks", 400},
+		{"GET", webhooksPath(uuid.Nil), 400}, // which would be everybody's
+		{"GET", "/console/?tenant=" + uuid.Nil.String(), 400},
+		{"GET", webhookPath(diverted.WebhookKey{Tenant: tenant}), 400},
+		{"GET", eventPath(diverted.Key{Tenant: tenant, Webhook: w.Locator}), 400},
 		{"GET", webhooksPath(tenant) + "/x", 400},
 		{"GET", webhooksPath(tenant) + "?state=broken", 400},
 		{"GET", webhooksPath(tenant) + "?sate=active", 400},

@@ -70,9 +70,9 @@ func (v values) locator(f *faults, name string) ulid.ULID {
 	if !given {
 		return ulid.Zero
 	}
-	id, err := ulid.ParseStrict(s)
-	if err != nil {
-		f.add(name, "must be a ULID: 26 characters of Crockford's base 32")
+	id, ok := parseULID(s)
+	if !ok {
+		f.add(name, ulidRule)
 	}
 	return id
 }

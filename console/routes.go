@@ -96,14 +96,14 @@ func (c *call) readPath(values map[string]string) error {
 	if s, given := values["tenantLocator"]; given {
 		var ok bool
 		if c.tenant, ok = parseUUID(s); !ok {
-			f.add("tenantLocator", "must be a UUID of the form 8-4-4-4-12")
+			f.add("tenantLocator", uuidRule)
 		}
 	}
 	locator := func(name string, into *ulid.ULID) {
 		if s, given := values[name]; given {
-			var err error
-			if *into, err = ulid.ParseStrict(s); err != nil {
-				f.add(name, "must be a ULID: 26 characters of Crockford's base 32")
+			var ok bool
+			if *into, ok = parseULID(s); !ok {
+				f.add(name, ulidRule)
 			}
 		}
 	}
@@ -113,11 +113,23 @@ func (c *call) readPath(values map[string]string) error {
 	return f.err(errParameter)
 }
 
-// parseUUID takes the form 8-4-4-4-12 alone, as package httpapi does.
+const (
+	uuidRule = "must be a UUID of the form 8-4-4-4-12, and not all zeros"
+	ulidRule = "must be a ULID: 26 characters of Crockford's base 32, and not all zeros"
+)
+
+// parseUUID takes the form 8-4-4-4-12 alone, as package httpapi does. Zeros are nobody's: to a store a zero tenant
+// can mean all of them.
 func parseUUID(s string) (uuid.UUID, bool) {
 	if len(s) != 36 {
 		return uuid.Nil, false
 	}
 	id, err := uuid.Parse(s)
-	return id, err == nil
+	return id, err == nil && id != uuid.Nil
+}
+
+// parseULID refuses zeros too: to a store a zero webhook can mean all of a tenant.
+func parseULID(s string) (ulid.ULID, bool) {
+	id, err := ulid.ParseStrict(s)
+	return id, err == nil && !id.IsZero()
 }

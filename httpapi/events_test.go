@@ -89,6 +89,7 @@ func TestFaultsOfAnEventAreToldByTheirPaths(t *testing.T) {
 		`{"type":"a","data":1,"timestamp":"2026-11-23 18:58:00"}`:                                                                             {"timestamp"},
 		`{"type":"a","data":1,"timestamp":"2026-11-23T18:58:00"}`:                                                                             {"timestamp"},
 		`{"type":"a","data":1,"timestamp":"2026-02-30T18:58:00Z"}`:                                                                            {"timestamp"},
+		`{"type":"a","data":1,"userLocator":"00000000-0000-0000-0000-000000000000"}`:                                                          {"userLocator"},
 		`{"type":"a","data":1,"locator":"00000000000000000000000000"}`:                                                                        {"locator"},
 		`{"type":"a","data":1,"tenant":"b"}`:                                                                                                  {"tenant"},
 		`{"type":"a","data":1,"data":2}`:                                                                                                      {"data"},

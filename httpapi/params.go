@@ -16,23 +16,24 @@ import (
 )
 
 const (
-	uuidRule = "must be a UUID of the form 8-4-4-4-12"
-	ulidRule = "must be a ULID: 26 characters of Crockford's base 32"
+	uuidRule = "must be a UUID of the form 8-4-4-4-12, and not all zeros"
+	ulidRule = "must be a ULID: 26 characters of Crockford's base 32, and not all zeros"
 )
 
 // parseUUID takes the form 8-4-4-4-12 alone: the braces, the urn: and the bare digits that [uuid.Parse]
-// takes as well have other lengths.
+// takes as well have other lengths. Zeros are nobody's: to a store a zero tenant can mean all of them.
 func parseUUID(s string) (uuid.UUID, bool) {
 	if len(s) != 36 {
 		return uuid.Nil, false
 	}
 	id, err := uuid.Parse(s)
-	return id, err == nil
+	return id, err == nil && id != uuid.Nil
 }
 
+// parseULID refuses zeros too: to a store a zero webhook can mean all of a tenant.
 func parseULID(s string) (ulid.ULID, bool) {
 	id, err := ulid.ParseStrict(s)
-	return id, err == nil
+	return id, err == nil && !id.IsZero()
 }
 
 // quote shows a piece of a request in a problem: cut, and with nothing unprintable.

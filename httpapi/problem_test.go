@@ -46,6 +46,7 @@ func TestMalformedPathParametersAreNamedAndNothingIsLookedUp(t *testing.T) {
 		"an event with a wide letter":      {path{id, hook, event[:23] + "%EF%BC%A1"}, []string{"eventLocator"}},
 		"an event that is empty":           {path{id, hook, ""}, []string{"eventLocator"}},
 		"several at once":                  {path{bare, "x", "y"}, []string{"tenantLocator", "webhookLocator", "eventLocator"}},
+		"nobody's":                         {path{uuid.Nil.String(), ulid.Zero.String(), ulid.Zero.String()}, []string{"tenantLocator", "webhookLocator", "eventLocator"}},
 	}
 	for _, letter := range "ILOUilou" {
 		cases["an event with the letter "+string(letter)] = struct {
@@ -119,7 +120,7 @@ func TestAProblemListsAtMostFiftyFaults(t *testing.T) {
 	for i := range 200 {
 		fmt.Fprintf(&query, "x%d=1&", i)
 	}
-	res := a.do("GET", listPath(diverted.WebhookKey{Tenant: tenant})+"?"+query.String(), "")
+	res := a.do("GET", listPath(diverted.WebhookKey{Tenant: tenant, Webhook: locator(1)})+"?"+query.String(), "")
 	a.is.Equal(len(res.problem().Errors), 50)
 	a.is.True(strings.HasSuffix(res.problem().Detail, "and 197 more"))
 }

@@ -101,20 +101,55 @@ func newTown(t *testing.T, grants map[string]grant) town {
 	watching := &watched{Store: store}
 	h, err := httpapi.New(httpapi.Config{
 		Diverted: watching, Webhooks: watching, Publisher: dispatcher, Pinger: dispatcher,
-		Logger: slog.New(slog.DiscardHandler),
-		Authorize: func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error {
-			g, ok := grants[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")]
-			switch {
-			case !ok:
-				return httpapi.ErrUnauthenticated
-			case !g.permits(tenant, permissions...):
-				return httpapi.ErrForbidden
-			}
-			return nil
-		},
+		Logger:    slog.New(slog.DiscardHandler),
+		Authorize: authorizer(grants),
 	})
 	must(err)
 	return town{Handler: h, asked: watching}
+}
+
+// authorizer permits what the grants do.
+func authorizer(grants map[string]grant) func(*http.Request, uuid.UUID, ...httpapi.Permission) error {
+	return func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error {
+		g, ok := grants[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")]
+		switch {
+		case !ok:
+			return httpapi.ErrUnauthenticated
+		case !g.permits(tenant, permissions...):
+			return httpapi.ErrForbidden
+		}
+		return nil
+	}
+}
+
+// A store that is asked for the numbers of nobody tells those of all, so that zeros must not reach it: whoever is permitted
+// something in the tenant of zeros would have it of all tenants, and at the webhook of zeros of all webhooks.
+func TestZerosAreNobodysAndNotEverybodys(t *testing.T) {
+	grants := map[string]grant{"nobody": {uuid.Nil, httpapi.Permissions()}, "reader": {tenant, []httpapi.Permission{httpapi.WebhooksRead}}}
+	here := newTown(t, grants)
+	// A host that delivers by itself has no webhooks here.
+	alone, err := httpapi.New(httpapi.Config{Diverted: here.asked, Authorize: authorizer(grants), Logger: slog.New(slog.DiscardHandler)})
+	is.New(t).NoErr(err)
+	none, all := "/event/"+uuid.Nil.String(), "/event/"+tenant.String()+"/webhooks/"
+	for _, c := range []struct{ token, method, path string }{
+		{"nobody", "GET", none + "/webhooks/stats"},
+		{"nobody", "GET", none + "/webhooks/stats?hours=24"},
+		{"nobody", "GET", none + "/webhooks/list"},
+		{"nobody", "GET", none + "/webhooks/" + ulid.Zero.String() + "/stats"},
+		{"nobody", "GET", none + "/webhooks/" + locatorOf(tenant, 'w', 1).String() + "/diverted"},
+		{"nobody", "DELETE", none + "/webhooks/" + locatorOf(tenant, 'w', 1).String() + "/diverted?all=true"},
+		{"reader", "GET", all + ulid.Zero.String() + "/stats"}, // it may not list them
+		{"reader", "GET", all + ulid.Zero.String()},
+	} {
+		for _, handler := range []http.Handler{here, alone} {
+			is := is.New(t)
+			asked := here.asked.count()
+			w := asking{method: c.method, path: c.path, token: c.token}.of(town{Handler: handler})
+			is.True(w.Code == 400 || w.Code == 404 && handler == alone) // it has fewer routes
+			is.True(w.Code == 404 || strings.Contains(w.Body.String(), `"code":"invalid_parameter"`))
+			is.Equal(here.asked.count(), asked) // nothing was looked up
+		}
+	}
 }
 
 // asking is a call that somebody makes.
