@@ -152,6 +152,7 @@ func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
 			panic(v)
 		}
 		h.logPanic(c, v)
+		c.allowed = false
 		a = c.problem(errPanicked)
 	}()
 	a, err := h.serve(c)
@@ -187,6 +188,7 @@ func (h *Handler) serve(c *call) (answer, error) {
 		if err := c.authorize(found.permissions...); err != nil {
 			return answer{}, err
 		}
+		c.allowed = true
 	}
 	if err := c.readQuery(); err != nil {
 		return answer{}, err
@@ -209,6 +211,9 @@ type call struct {
 	asset          string
 	// query holds the parameters of the query, or of the form of a POST.
 	query values
+	// allowed says that the caller has what the route needs. Until then, and after a panic, a page asks the
+	// authorizer for nothing beyond, since it may be what failed.
+	allowed bool
 	// asked remembers the answers of the authorizer, unsure its first fault.
 	asked  map[string]bool
 	unsure error
@@ -239,6 +244,9 @@ func (c *call) authorize(permissions ...httpapi.Permission) error {
 
 // may says whether the caller has these permissions, for what a page shows or offers beyond what it needs.
 func (c *call) may(permissions ...httpapi.Permission) bool {
+	if !c.allowed {
+		return false
+	}
 	var name strings.Builder
 	for _, p := range permissions {
 		name.WriteString(string(p) + " ")

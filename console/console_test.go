@@ -240,22 +240,41 @@ func TestFaultsAreLoggedAndNotTold(t *testing.T) {
 }
 
 func TestAnAuthorizersFaultIsNoPermission(t *testing.T) {
-	is := is.New(t)
 	for calls := range 4 { // the fault comes at the page itself, or at something that it would offer
-		n := 0
-		s := newSite(t, func(c *console.Config) {
-			c.Authorize = func(*http.Request, uuid.UUID, ...httpapi.Permission) error {
-				if n++; n > calls {
-					return errors.New("the directory is down")
+		for fault, fail := range map[string]func() error{
+			"the directory is down": func() error { return errors.New("the directory is down") },
+			"console: panic":        func() error { panic("the directory is down") },
+		} {
+			is := is.New(t)
+			n := 0
+			s := newSite(t, func(c *console.Config) {
+				c.Authorize = func(*http.Request, uuid.UUID, ...httpapi.Permission) error {
+					if n++; n > calls {
+						return fail()
+					}
+					return nil
 				}
-				return nil
-			}
+			})
+			w := s.webhook(1)
+			r := s.get(webhookPath(w.Key()))
+			is.Equal(r.StatusCode, 500)
+			is.True(r.has("Something went wrong"))
+			is.True(!r.has("directory"))
+			is.True(strings.Contains(s.log.String(), fault))
+		}
+	}
+}
+
+// A problem that comes before the caller is known to be allowed anything asks for no more.
+func TestWhoMayNotSeeAPageIsAskedForOnce(t *testing.T) {
+	is := is.New(t)
+	for want, refusal := range map[int]error{http.StatusForbidden: httpapi.ErrForbidden, http.StatusUnauthorized: httpapi.ErrUnauthenticated} {
+		asked := 0
+		s := newSite(t, func(c *console.Config) {
+			c.Authorize = func(*http.Request, uuid.UUID, ...httpapi.Permission) error { asked++; return refusal }
 		})
-		w := s.webhook(1)
-		r := s.get(webhookPath(w.Key()))
-		is.Equal(r.StatusCode, 500)
-		is.True(!r.has("directory"))
-		is.True(strings.Contains(s.log.String(), "the directory is down"))
+		is.Equal(s.get(webhooksPath(tenant)).StatusCode, want)
+		is.Equal(asked, 1)
 	}
 }
 
