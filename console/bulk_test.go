@@ -167,6 +167,9 @@ func TestAFormThatLostItsFieldsDoesNothing(t *testing.T) {
 		is.Equal(s.post(webhookPath(w)+"/diverted/delete", form).StatusCode, 400)
 	}
 	is.Equal(s.post(webhookPath(w)+"/diverted/delete?trigger=503", url.Values{"state": {"running"}}).StatusCode, 400) // a filter that the form does not carry
+	for _, name := range []string{"since", "until", "before"} {                                                       // a bound that would be none
+		is.Equal(s.post(webhookPath(w)+"/diverted/delete", url.Values{"state": {"running"}, name: {"0001-01-01"}}).StatusCode, 400)
+	}
 	is.Equal(s.held(w), 3)
 }
 

@@ -180,6 +180,8 @@ func TestErrorsArePages(t *testing.T) {
 		{"GET", webhookPath(w.Key()) + "?trigger=200", 400},
 		{"GET", webhookPath(w.Key()) + "?since=yesterday", 400},
 		{"GET", webhookPath(w.Key()) + "?since=2026-11-23T03:00&until=2026-11-22T03:00", 400},
+		{"GET", webhookPath(w.Key()) + "?until=0001-01-01", 400}, // which would be no bound at all
+		{"GET", webhookPath(w.Key()) + "?since=1970-01-01T00:00:00%2B00:01", 400},
 		{"GET", webhookPath(w.Key()) + "?hours=721", 400},
 		{"GET", webhookPath(w.Key()) + "?after=x", 400},
 		{"GET", webhookPath(unknown), 404},

@@ -85,11 +85,12 @@ func (v values) moment(f *faults, name string) time.Time {
 		return time.Time{}
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02T15:04:05.000", "2006-01-02"} {
-		if t, err := time.Parse(layout, s); err == nil {
+		// Years before 1970 are refused, since the first moment of all would mean no bound.
+		if t, err := time.Parse(layout, s); err == nil && t.UTC().Year() >= 1970 {
 			return t.UTC()
 		}
 	}
-	f.add(name, "must be a date and a time, such as 2026-11-23T17:58Z")
+	f.add(name, "must be a date and a time since 1970, such as 2026-11-23T17:58Z")
 	return time.Time{}
 }
 
