@@ -201,7 +201,7 @@ func (c *call) expunge() (answer, error) {
 	return c.done("expunged"), nil
 }
 
-// done leads to the page of the webhook, which says what was done.
+// done leads to the page of the webhook, which says what was done, or says it itself if the caller may not see that.
 func (c *call) done(what string) answer {
 	if c.may(httpapi.WebhooksRead) {
 		return seeOther(c.webhookLink() + "?notice=" + what)
@@ -242,6 +242,8 @@ func (c *call) confirm(action, question, what, does string) (answer, error) {
 	if n := len(v.Crumbs); n > 0 {
 		v.Back = v.Crumbs[n-1].Link
 	}
-	v.What = e.EventType + ". " + v.What
+	if c.may(httpapi.DivertedRead) {
+		v.What = e.EventType + ". " + v.What
+	}
 	return render("confirm", v), nil
 }

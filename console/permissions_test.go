@@ -63,6 +63,10 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				check(eventPath(e.Key), `/body"`, may(httpapi.DivertedPayload))
 				check(eventPath(e.Key), active.Name, may(httpapi.WebhooksRead))
 			}
+			if may(httpapi.DivertedDelete) {
+				check(eventPath(e.Key)+"/delete", e.EventType+". ", may(httpapi.DivertedRead))
+				check(eventPath(e.Key)+"/expunge", e.EventType+". ", may(httpapi.DivertedRead))
+			}
 			for _, route := range []struct {
 				method, target string
 				needs          []httpapi.Permission
@@ -90,6 +94,22 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is done leads to a page that the caller may see, or says itself what it was.
+func TestWhoMayNotSeeAWebhookIsToldWhatWasDone(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t, permitting(httpapi.WebhooksWrite, httpapi.DivertedResend))
+	w := s.webhook(1)
+	e := s.divert(w.Key(), 3)
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	r := s.post(webhookPath(w.Key())+"/unsuspend", nil)
+	is.Equal(r.StatusCode, http.StatusOK)
+	is.True(r.has("The webhook is active again"))
+	r = s.post(eventPath(e.Key)+"/resend", nil)
+	is.Equal(r.StatusCode, http.StatusOK)
+	is.True(r.has("The event is on its way again"))
+	is.Equal(s.held(w.Key()), 0)
 }
 
 // Nothing is looked up for those who may not see it, so that nothing can be told by the answer.

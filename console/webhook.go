@@ -286,7 +286,7 @@ func (c *call) unsuspend() (answer, error) {
 	if err := c.h.config.Store.Unsuspend(c.r.Context(), c.webhookKey()); err != nil {
 		return answer{}, err
 	}
-	return seeOther(c.webhookLink() + "?notice=unsuspended"), nil
+	return c.done("unsuspended"), nil
 }
 
 func (c *call) ping() (answer, error) {
