@@ -59,6 +59,9 @@ func (h *Handler) listDiverted(c *call) (answer, error) {
 	if extended := c.flag(&f, "extended"); extended != nil {
 		query.Failures = *extended
 	}
+	if query.Failures && query.Limit > maxExtended {
+		f.add("count", "must be a number from 1 to %d with extended=true, was %d", maxExtended, query.Limit)
+	}
 	if err := f.err(errParameter); err != nil {
 		return answer{}, err
 	}

@@ -9,6 +9,9 @@ import (
 	"github.com/divertedevents/diverted"
 )
 
+// maxExtended is the greatest page of extended events: each may have 20 attempts, of 2 KiB of text each.
+const maxExtended = 100
+
 // extendedEventResponse is a diverted event on the wire, with all that is known of it.
 type extendedEventResponse struct {
 	divertedEventResponse

@@ -131,6 +131,11 @@ func TestAListIsFilteredAndGoesOnFiltered(t *testing.T) {
 		}
 		a.is.Equal(have, want)
 	}
+	a.is.Equal(a.do("GET", listPath(w)+"?extended=true&count=100", "").StatusCode, 200)
+	a.is.Equal(a.do("GET", listPath(w)+"?extended=false&count=1000", "").StatusCode, 200)
+	great := a.do("GET", listPath(w)+"?extended=true&count=101", "") // an answer of many megabytes
+	a.is.True(great.StatusCode == 400 && great.names("count"))
+	a.is.True(strings.Contains(great.problem().Detail, "from 1 to 100 with extended=true"))
 	link := a.do("GET", listPath(w)+"?extended=true&count=1&trigger=5xx", "").Header.Get("Link")
 	a.is.Equal(link, `<?count=1&after=`+locator(2).String()+`&extended=true&trigger=5xx>; rel="next"`)
 }
