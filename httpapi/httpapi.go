@@ -68,11 +68,12 @@
 // # Many at once
 //
 // Resending, deleting and setting aside many is done in steps that the caller drives: each takes up to limit
-// events in one transaction, and its answer's next, absent after the last step, is the after of the next one.
-// Nothing is remembered in between, so that a step whose answer was lost is simply repeated. Only what was
-// there at the first step is taken, each event once, however long the steps go on: next carries that moment. It
-// belongs to the route, the webhook, the filter and dryRun that it came from, and is refused anywhere else. A step
-// needs a filter, or all=true; both contradict each other.
+// events, and its answer's next, absent after the last step, is the after of the next one. Nothing is remembered
+// in between. A step that failed, or whose answer was lost, may be done in part; repeating it does the rest. Only
+// what was there at the first step is taken, however long the steps go on: next carries that moment. The first
+// step has none, so that, repeated, it takes what was resent and came back meanwhile as well; where it must not,
+// until says up to which moment. next belongs to the route, the webhook, the filter and dryRun that it came from,
+// and is refused anywhere else. A step needs a filter, or all=true; both contradict each other.
 //
 // # Answers
 //
