@@ -24,7 +24,8 @@ const (
 	DivertedList   Permission = "diverted-events:list"
 	DivertedResend Permission = "diverted-events:resend"
 	DivertedDelete Permission = "diverted-events:delete"
-	// DivertedPayload shows what was sent, where a diverted event is fetched with extended=true.
+	// DivertedPayload shows what was sent, where a diverted event is fetched with extended=true. What receivers
+	// answered, and may quote of it, is among the failures that DivertedRead shows.
 	DivertedPayload Permission = "diverted-events:payload"
 	WebhooksRead    Permission = "webhooks:read"
 	WebhooksList    Permission = "webhooks:list"

@@ -117,7 +117,8 @@ type Config struct {
 	//
 	// It is called after the path was checked and before anything is looked up, and must leave the request's
 	// body unread. It is called once per request, but for a fetch with extended=true, which asks for
-	// [DivertedPayload] beside: forbidden, the answer leaves out the event itself.
+	// [DivertedPayload] beside: forbidden, the answer leaves out the event itself, but not what receivers
+	// answered, who may quote it.
 	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...Permission) error
 
 	// Challenge is the header WWW-Authenticate of a 401 (RFC 9110, section 11.6.1). Empty: Bearer.
