@@ -60,7 +60,8 @@ func (t *Telemetry) Attempting(a diverted.Attempt) (traceparent string, end func
 		}
 		if a.Failure != nil {
 			span.SetAttributes(attribute.String(errorKey, string(a.Failure.Trigger)))
-			span.SetStatus(codes.Error, a.Failure.Message)
+			// Without what the receiver answered, who may quote what it was sent: traces go to others.
+			span.SetStatus(codes.Error, a.Failure.Expunged().Message)
 		}
 		span.End()
 	}

@@ -2,7 +2,9 @@ package otel_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/divertedevents/diverted"
@@ -97,6 +99,27 @@ func TestARepetitionSaysWhichOneItIs(t *testing.T) {
 		resent = append(resent, attributes(span)["http.request.resend_count"])
 	}
 	is.Equal(resent, []string{"", "", "1", "2"})
+}
+
+// A receiver may quote what it was sent, and traces go to others.
+func TestASpanTellsNothingThatAnAnswerSaid(t *testing.T) {
+	is := is.New(t)
+	exporter := tracetest.NewInMemoryExporter()
+	telemetry, err := otel.New(otel.Config{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))})
+	is.NoErr(err)
+	defer telemetry.Close()
+	for _, failure := range []diverted.Failure{
+		{Trigger: "422", Status: 422, Message: `422 Unprocessable Entity: {"unknown field":"card 4111"}`, Excerpt: `{"unknown field":"card 4111"}`},
+		{Trigger: diverted.TriggerTimeout, Message: "https://receiver.example: connection refused"},
+	} {
+		_, end := telemetry.Attempting(diverted.Attempt{Number: 1, EventType: "order.paid"})
+		end(diverted.Attempt{Number: 1, Status: failure.Status, Failure: &failure})
+	}
+	spans := exporter.GetSpans()
+	is.Equal(spans[0].Status.Description, "422 Unprocessable Entity")
+	is.Equal(spans[1].Status.Description, "https://receiver.example: connection refused")
+	is.Equal(attributes(spans[0])["error.type"], "422")
+	is.True(!strings.Contains(fmt.Sprint(spans), "card"))
 }
 
 func TestWithoutASpanThereIsNoHeader(t *testing.T) {
