@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// The keys of attributes. error.type is OpenTelemetry's own; here it is a trigger, such as 503 or timeout.
+// The keys of attributes. error.type is OpenTelemetry's own; here it is a trigger, such as 503, 5xx or timeout.
 const (
 	tenantKey  = "diverted.tenant.id"
 	webhookKey = "diverted.webhook.id"
@@ -25,10 +25,10 @@ const (
 type meters struct {
 	withoutWebhook bool
 
-	accepted, settled, resent, deleted, purged metric.Int64Counter
-	suspensions, unsuspensions, notices        metric.Int64Counter
-	outages                                    metric.Int64Counter
-	attempt, delivery                          metric.Float64Histogram
+	accepted, settled, dropped, resent, deleted, purged metric.Int64Counter
+	suspensions, unsuspensions, notices                 metric.Int64Counter
+	outages                                             metric.Int64Counter
+	attempt, delivery                                   metric.Float64Histogram
 
 	offline atomic.Int64 // 1 during an outage
 	gauges  metric.Registration
@@ -59,6 +59,7 @@ func newMeters(meter metric.Meter, config Config) (*meters, error) {
 	}
 	m.accepted = counter("diverted.accepted.deliveries", "{delivery}", "Deliveries that were accepted.")
 	m.settled = counter("diverted.settled.deliveries", "{delivery}", "What became of deliveries after an attempt, or without one.")
+	m.dropped = counter("diverted.dropped.deliveries", "{delivery}", "Deliveries that were dropped, of all webhooks.")
 	m.attempt = histogram("diverted.attempt.duration", "How long attempts took.", attemptBounds)
 	m.delivery = histogram("diverted.delivery.duration", "How long deliveries took from their acceptance until a receiver answered 2xx.", deliveryBounds)
 	m.resent = counter("diverted.resent.deliveries", "{delivery}", "Diverted events that were resent.")

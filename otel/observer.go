@@ -71,21 +71,36 @@ func (m *meters) about(k diverted.WebhookKey, others ...attribute.KeyValue) metr
 	return metric.WithAttributeSet(attribute.NewSet(others...))
 }
 
-// settle counts what became of a delivery, and how long its attempt took, if there was one.
+// settle counts what became of a delivery, and how long its attempt took, if there was one. A receiver chooses its
+// answers: with an exact status in the attributes it could make hundreds of sets of them, until the SDK's limit
+// hides those of everybody else. So statuses are told by their class, and what is alerted has no webhook at all.
 func (m *meters) settle(outcome string, a diverted.Attempt) {
 	ctx, webhook := context.Background(), a.Key.WebhookKey()
-	attributes := []attribute.KeyValue{attribute.String(outcomeKey, outcome)}
+	became := attribute.String(outcomeKey, outcome)
 	if a.Failure != nil {
-		attributes = append(attributes, attribute.String(errorKey, string(a.Failure.Trigger)))
+		m.settled.Add(ctx, 1, m.about(webhook, became, attribute.String(errorKey, class(a.Failure.Trigger))))
+	} else {
+		m.settled.Add(ctx, 1, m.about(webhook, became))
 	}
-	about := m.about(webhook, attributes...)
-	m.settled.Add(ctx, 1, about)
+	if outcome == "dropped" {
+		m.dropped.Add(ctx, 1)
+	}
 	if a.Number > 0 {
-		m.attempt.Record(ctx, a.Duration.Seconds(), about)
+		m.attempt.Record(ctx, a.Duration.Seconds(), m.about(webhook, became))
 	}
 	if outcome == "delivered" && !a.AcceptedAt.IsZero() {
 		m.delivery.Record(ctx, max(a.Began.Add(a.Duration).Sub(a.AcceptedAt).Seconds(), 0), m.about(webhook))
 	}
+}
+
+// class is 3xx, 4xx, 5xx or timeout.
+func class(observed diverted.Trigger) string {
+	for _, t := range diverted.AllTriggers() {
+		if t.Matches(observed) {
+			return string(t)
+		}
+	}
+	return string(diverted.TriggerTimeout)
 }
 
 func (m *meters) purge(p diverted.Purged) {

@@ -35,8 +35,10 @@ type Config struct {
 	// project is one. Nil: there are no gauges of what the store keeps.
 	Stats diverted.StatsStore
 
-	// WithoutWebhook leaves tenant and webhook out of the metrics, where so many series would be too many: each
-	// webhook has a few counters, and two histograms, of its own. Spans have them in any case.
+	// WithoutWebhook leaves tenant and webhook out of the metrics, where so many series would be too many: in each
+	// instrument a webhook has one set of attributes, or one for each outcome, and for each class of failure; 17 at most. The
+	// SDK keeps 2,000 sets of an instrument, unless it is told otherwise, and adds up the rest without attributes.
+	// Spans have tenant and webhook in any case.
 	WithoutWebhook bool
 
 	// Propagate puts the header traceparent on each request, so that a receiver's spans continue the attempt's

@@ -212,12 +212,14 @@ func TestCountersTellWhatBecameOfEveryDelivery(t *testing.T) {
 				outcome, trigger string
 				n                int
 			}{
-				{w, "retried", "503", 2}, {w, "diverted", "500", 2}, {w, "dropped", "404", 1}, {holding, "held", "500", 1},
+				{w, "retried", "5xx", 2}, {w, "diverted", "5xx", 2}, {w, "dropped", "4xx", 1}, {holding, "held", "5xx", 1},
 			} {
 				at := of(c.webhook, "outcome="+c.outcome, "error.type="+c.trigger)
 				want("diverted.settled.deliveries"+at, fmt.Sprint(c.n))
-				want("diverted.attempt.duration"+at, fmt.Sprintf("%d %.1f", c.n, 0.2*float64(c.n)))
+				want("diverted.attempt.duration"+at, "") // which would be too many
+				want("diverted.attempt.duration"+of(c.webhook, "outcome="+c.outcome), fmt.Sprintf("%d %.1f", c.n, 0.2*float64(c.n)))
 			}
+			want("diverted.dropped.deliveries{}", "1")
 			if !without {
 				want("diverted.settled.deliveries"+of(w, "outcome=delivered"), "2")
 				want("diverted.settled.deliveries"+of(holding, "outcome=delivered"), "1")
@@ -242,6 +244,47 @@ func TestCountersTellWhatBecameOfEveryDelivery(t *testing.T) {
 			}
 			s.is.Equal([3]int{count("attempted"), count("delivered"), count("diverted")}, [3]int{9, 3, 2}) // the host's own is told too
 		})
+	}
+}
+
+// A receiver chooses what it answers. One that answers everything there is does not hide the others behind the SDK's limit.
+func TestAReceiverCannotBlindTheMetricsOfOthers(t *testing.T) {
+	is := is.New(t)
+	reader := sdkmetric.NewManualReader()
+	telemetry, err := otel.New(otel.Config{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader), sdkmetric.WithCardinalityLimit(100))})
+	is.NoErr(err)
+	defer telemetry.Close()
+	o := telemetry.Observer(diverted.Observer{})
+	attempt := func(w diverted.WebhookKey, status int) diverted.Attempt {
+		trigger := diverted.StatusTrigger(status)
+		return diverted.Attempt{
+			Key: diverted.Key{Tenant: w.Tenant, Webhook: w.Webhook}, Number: 1, Duration: time.Second,
+			Status: status, Failure: &diverted.Failure{Trigger: trigger, Status: status},
+		}
+	}
+	hostile, other := diverted.WebhookKey{Tenant: tenant, Webhook: ulid.Make()}, diverted.WebhookKey{Tenant: tenant, Webhook: ulid.Make()}
+	for status := 300; status < 600; status++ {
+		for _, tell := range []func(diverted.Attempt){o.Retried, o.Held, o.Diverted, o.Dropped} {
+			tell(attempt(hostile, status))
+		}
+	}
+	o.Diverted(attempt(other, 503))
+	o.Dropped(attempt(other, 404))
+	var all metricdata.ResourceMetrics
+	is.NoErr(reader.Collect(t.Context(), &all))
+	points, _ := flat(t, all)
+	of := func(outcome string) string {
+		return "outcome=" + outcome + ",tenant.id=" + tenant.String() + ",webhook.id=" + other.Webhook.String() + "}"
+	}
+	for point, value := range map[string]string{
+		"diverted.settled.deliveries{error.type=5xx," + of("diverted"): "1",
+		"diverted.settled.deliveries{error.type=4xx," + of("dropped"):  "1",
+		"diverted.attempt.duration{" + of("diverted"):                  "1 1.0",
+		"diverted.dropped.deliveries{}":                                "301",
+	} {
+		if points[point] != value {
+			t.Errorf("%s is %q, not %q", point, points[point], value)
+		}
 	}
 }
 
