@@ -34,9 +34,8 @@ type Program struct {
 	DB, Usage string
 	// Open opens the store that -db names. Its Close closes all that belongs to it.
 	Open func(ctx context.Context, db string) (diverted.Store, error)
-	// Setup may change the dispatcher's configuration, and serve more beside the API. Its end is called before
-	// the store is closed. Nil: neither.
-	Setup func(store diverted.Store, config *diverted.Config, mux *http.ServeMux) (end func() error, err error)
+	// Setup may change the dispatcher's configuration. Its end is called before the store is closed. Nil: it stays.
+	Setup func(store diverted.Store, config *diverted.Config) (end func() error, err error)
 }
 
 // Main is the program: it serves until it is told to stop.
@@ -94,9 +93,8 @@ func run(ctx context.Context, o options) error {
 	defer store.Close()
 
 	config := diverted.Config{Timeout: o.timeout, GracePeriod: o.timeout, AllowedNetworks: networks}
-	mux := http.NewServeMux()
 	if o.program.Setup != nil {
-		end, err := o.program.Setup(store, &config, mux)
+		end, err := o.program.Setup(store, &config)
 		if err != nil {
 			return err
 		}
@@ -119,6 +117,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	mux := http.NewServeMux()
 	mux.Handle("/event/", api)
 	mux.Handle("/console/", operators)
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

@@ -1,13 +1,20 @@
-// Prometheus is examples/server with metrics: the same service, and beside its API the endpoint /metrics.
+// Prometheus is examples/server with metrics: the same service, and beside it the endpoint /metrics. That has an
+// address of its own, on the loopback network, since it asks nobody who they are and tells of all tenants.
 //
-//	cd otel/examples/prometheus && go run . -db webhooks.db -tokens tokens.json
+//	cd otel/examples/prometheus && go run . -db webhooks.db -tokens tokens.json -metrics 127.0.0.1:9464
 //
 // Alert rules on these metrics are in docs/alerts.yaml of the repository.
 package main
 
 import (
 	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -20,6 +27,7 @@ import (
 )
 
 func main() {
+	addr := flag.String("metrics", "127.0.0.1:9464", "`address` of the endpoint /metrics, which needs no credentials; port 0 picks one")
 	service.Main(service.Program{
 		DB:    "webhooks.db",
 		Usage: "`file` of the SQLite database, or memory",
@@ -29,12 +37,14 @@ func main() {
 			}
 			return diverted.OpenSQLite(ctx, db)
 		},
-		Setup: measure,
+		Setup: func(store diverted.Store, config *diverted.Config) (func() error, error) {
+			return measure(*addr, store, config)
+		},
 	})
 }
 
-// measure has the dispatcher's doings told to Prometheus.
-func measure(store diverted.Store, config *diverted.Config, mux *http.ServeMux) (end func() error, err error) {
+// measure has the dispatcher's doings told to Prometheus, at this address.
+func measure(addr string, store diverted.Store, config *diverted.Config) (end func() error, err error) {
 	registry := prometheus.NewRegistry()
 	reader, err := exporter.New(exporter.WithRegisterer(registry), exporter.WithoutScopeInfo())
 	if err != nil {
@@ -48,7 +58,25 @@ func measure(store diverted.Store, config *diverted.Config, mux *http.ServeMux) 
 	if err != nil {
 		return nil, err
 	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, errors.Join(err, telemetry.Close())
+	}
 	config.Observer, config.Tracer = telemetry.Observer(config.Observer), telemetry
+	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	return telemetry.Close, nil
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 5 * time.Minute}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			slog.Error("metrics are not served any more", "error", err)
+		}
+	}()
+	fmt.Printf("metrics on http://%s/metrics\n", listener.Addr())
+	return func() error {
+		err := server.Close()
+		<-served
+		return errors.Join(err, telemetry.Close())
+	}, nil
 }

@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serve starts the server in a process of its own, and returns its URL.
-func serve(t *testing.T, args ...string) (url string) {
+// serve starts the server in a process of its own, and returns its URL, and that of its metrics.
+func serve(t *testing.T, args ...string) (url, metrics string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -53,18 +53,23 @@ func serve(t *testing.T, args ...string) (url string) {
 		server.Process.Kill()
 		server.Wait()
 	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	url, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
-	if err != nil || !ok {
-		t.Fatalf("the server said %q: %v", line, err)
+	lines := bufio.NewReader(out)
+	says := func(what string) string {
+		line, err := lines.ReadString('\n')
+		address, ok := strings.CutPrefix(strings.TrimSpace(line), what+" on ")
+		if err != nil || !ok {
+			t.Fatalf("the server said %q: %v", line, err)
+		}
+		return address
 	}
-	return url
+	metrics = says("metrics")
+	return says("listening"), metrics
 }
 
 // scrape reads /metrics as Prometheus does.
-func scrape(t *testing.T, url string) map[string]*dto.MetricFamily {
+func scrape(t *testing.T, metrics string) map[string]*dto.MetricFamily {
 	t.Helper()
-	answer, err := http.Get(url + "/metrics")
+	answer, err := http.Get(metrics)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +85,7 @@ func scrape(t *testing.T, url string) map[string]*dto.MetricFamily {
 // scraped runs the service until something was delivered and something diverted, and returns what it tells.
 func scraped(t *testing.T, db string) map[string]*dto.MetricFamily {
 	t.Helper()
-	url := serve(t, "-addr", "127.0.0.1:0", "-db", db, "-open", "-allow", "127.0.0.0/8")
+	url, metrics := serve(t, "-addr", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-db", db, "-open", "-allow", "127.0.0.0/8")
 	api := url + "/event/7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11"
 	post := func(path, body string) {
 		answer, err := http.Post(api+path, "application/json", strings.NewReader(body))
@@ -100,7 +105,7 @@ func scraped(t *testing.T, db string) map[string]*dto.MetricFamily {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for range look.C {
-		families := scrape(t, url)
+		families := scrape(t, metrics)
 		if sum(families["diverted_settled_deliveries_total"]) == 2 && sum(families["diverted_webhook_suspensions_total"]) == 1 {
 			return families
 		}
@@ -152,6 +157,16 @@ func TestTheServerTellsEveryMetricOfTheTableAndNoOther(t *testing.T) {
 			is.Equal(sum(families["diverted_webhooks"]), 2.0)
 		})
 	}
+}
+
+func TestMetricsAreNotServedToWhoeverMayCallTheAPI(t *testing.T) {
+	is := is.New(t)
+	url, metrics := serve(t, "-addr", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-db", "memory", "-open")
+	is.True(!strings.HasPrefix(metrics, url+"/"))
+	answer, err := http.Get(url + "/metrics")
+	is.NoErr(err)
+	is.NoErr(answer.Body.Close())
+	is.Equal(answer.StatusCode, http.StatusNotFound)
 }
 
 func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
