@@ -102,7 +102,8 @@ var (
 )
 
 // Open makes a store in the database of pool, and brings its schema up to date; any number of processes
-// may do so at the same moment. The store uses pool, which stays the caller's and must outlive it, and
+// may do so at the same moment. A new release may have much to do in a large database, while the other
+// processes wait: nothing but ctx bounds that. The store uses pool, which stays the caller's and must outlive it, and
 // one connection of its own to LISTEN on.
 //
 // The errors are [diverted.ErrInvalid] for a nil pool or an impossible schema name,

@@ -28,6 +28,11 @@ var minimums = []int{1: 1, 2: 1, 3: 1}
 // oldestServer is the server_version_num of PostgreSQL 13.
 const oldestServer = 130000
 
+// withoutTimeouts ends, for a transaction, the bounds that the host may have set for its own.
+const withoutTimeouts = `
+	SELECT set_config(name, '0', true) FROM pg_settings
+	WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')`
+
 // migration is one step of the schema.
 type migration struct {
 	version, minimum int
@@ -141,9 +146,13 @@ func (s *Store) schemaVersion(ctx context.Context, conn *pgxpool.Conn, newest in
 	return version, err
 }
 
-// migrateStep applies the next migration, if there still is one once nobody else migrates.
+// migrateStep applies the next migration, if there still is one once nobody else migrates. It takes as long
+// as the database is large, here or in another process, and so nothing but ctx bounds it.
 func (s *Store) migrateStep(ctx context.Context, migrations []migration) error {
-	return s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	return s.repeatWithin(ctx, unbounded, transaction(func(ctx context.Context, conn *pgxpool.Conn) error {
+		if _, err := conn.Exec(ctx, withoutTimeouts); err != nil {
+			return err
+		}
 		if _, err := conn.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, s.lock); err != nil {
 			return err
 		}
@@ -174,7 +183,7 @@ func (s *Store) migrateStep(ctx context.Context, migrations []migration) error {
 		}
 		_, err = conn.Exec(ctx, s.q(`INSERT INTO diverted.migrations (version, minimum) VALUES ($1, $2)`), m.version, m.minimum)
 		return err
-	})
+	}))
 }
 
 // mayCreate says whether the schema exists, and returns an error if the role may not create what is missing.

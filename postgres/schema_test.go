@@ -6,9 +6,12 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matryer/is"
 	"github.com/oklog/ulid/v2"
@@ -164,20 +167,80 @@ func TestARoleThatMayOnlyReadAndWriteRowsUsesASchemaThatIsThere(t *testing.T) {
 	is.NoErr(s.DeleteWebhook(t.Context(), w.Key(), true))
 }
 
+// newFirstSchema makes a schema as the first release did.
+func newFirstSchema(t *testing.T, pool *pgxpool.Pool) (schema string) {
+	t.Helper()
+	first, err := os.ReadFile("migrations/0001_initial.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema = newSchema()
+	execute(t, pool, `BEGIN; CREATE SCHEMA `+schema+`; SET LOCAL search_path TO `+schema+`;
+		CREATE TABLE migrations (version integer PRIMARY KEY, minimum integer NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
+		INSERT INTO migrations (version, minimum) VALUES (1, 1);
+		`+string(first)+`; COMMIT`)
+	return schema
+}
+
+// deadlines says of the contexts of migrations whether they end by themselves.
+type deadlines struct{ set, met atomic.Bool }
+
+func (d *deadlines) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "pg_advisory_xact_lock(") {
+		d.met.Store(true)
+		if _, set := ctx.Deadline(); set {
+			d.set.Store(true)
+		}
+	}
+	return ctx
+}
+
+func (d *deadlines) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestAMigrationTakesAsLongAsItsContextAllows(t *testing.T) {
+	is := is.New(t)
+	admin := newPool(t)
+	schema := newFirstSchema(t, admin)
+	reader, err := admin.Begin(t.Context())
+	is.NoErr(err)
+	defer reader.Rollback(t.Context())
+	_, err = reader.Exec(t.Context(), `LOCK TABLE `+schema+`.deliveries IN ACCESS SHARE MODE`)
+	is.NoErr(err)
+
+	var seen deadlines
+	pool := newPool(t, func(c *pgxpool.Config) {
+		c.ConnConfig.Tracer = &seen
+		c.ConnConfig.RuntimeParams["statement_timeout"] = "500"
+		c.ConnConfig.RuntimeParams["lock_timeout"] = "500"
+	})
+	opened := make(chan error, 2) // the one migrates, the other waits for it
+	for range cap(opened) {
+		go func() { opened <- tryOpen(pool, schema) }()
+	}
+	select {
+	case err := <-opened:
+		t.Fatalf("a migration that has to wait ended: %v", err)
+	case <-time.After(1500 * time.Millisecond):
+	}
+	is.NoErr(reader.Rollback(t.Context()))
+	for range cap(opened) {
+		is.NoErr(<-opened)
+	}
+	is.True(seen.met.Load())
+	is.True(!seen.set.Load())
+}
+
 func TestWhatTheFirstSchemaHeldIsThereInTheNewest(t *testing.T) {
 	is := is.New(t)
-	pool, schema := newPool(t), newSchema()
-	first, err := os.ReadFile("migrations/0001_initial.sql")
-	is.NoErr(err)
+	pool := newPool(t)
+	schema := newFirstSchema(t, pool)
 	w := diverted.NewWebhook(uuid.New(), "orders", "https://receiver.example/hook", "*")
 	record, err := diverted.EncodeWebhook(w)
 	is.NoErr(err)
 	tx, err := pool.Begin(t.Context())
 	is.NoErr(err)
 	defer tx.Rollback(t.Context())
-	_, err = tx.Conn().PgConn().Exec(t.Context(), `CREATE SCHEMA `+schema+`; SET LOCAL search_path TO `+schema+`;
-		CREATE TABLE migrations (version integer PRIMARY KEY, minimum integer NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
-		INSERT INTO migrations (version, minimum) VALUES (1, 1);`+string(first)).ReadAll()
+	_, err = tx.Exec(t.Context(), `SET LOCAL search_path TO `+schema)
 	is.NoErr(err)
 	_, err = tx.Exec(t.Context(), `INSERT INTO webhooks (tenant, locator, record, enabled, epoch, version, changed) VALUES ($1, $2, $3, true, 0, 1, 1)`,
 		w.Tenant, uuid.UUID(w.Locator), record)

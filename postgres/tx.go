@@ -16,6 +16,8 @@ const (
 	// patience bounds a transaction, with the wait for a connection of the pool, so that a server that does
 	// not answer holds up nobody for ever.
 	patience = 30 * time.Second
+	// unbounded is the patience of what takes as long as the database is large: its context alone ends it.
+	unbounded = time.Duration(0)
 	// repetitions is how often a transaction is repeated that may be.
 	repetitions = 6
 )
@@ -65,7 +67,12 @@ func (s *Store) read(ctx context.Context, queue func(b *pgx.Batch)) error {
 
 // transact runs f in a transaction, for what needs several round trips. f may run more than once.
 func (s *Store) transact(ctx context.Context, f func(ctx context.Context, tx *pgxpool.Conn) error) error {
-	return s.repeat(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	return s.repeatWithin(ctx, patience, transaction(f))
+}
+
+// transaction returns a function that runs f in a transaction of its connection.
+func transaction(f func(ctx context.Context, tx *pgxpool.Conn) error) func(ctx context.Context, conn *pgxpool.Conn) error {
+	return func(ctx context.Context, conn *pgxpool.Conn) error {
 		_, err := conn.Exec(ctx, beginTx)
 		if err == nil {
 			err = f(ctx, conn)
@@ -82,7 +89,7 @@ func (s *Store) transact(ctx context.Context, f func(ctx context.Context, tx *pg
 			return commitError{err}
 		}
 		return fmt.Errorf("the transaction was rolled back: %s", tag)
-	})
+	}
 }
 
 // commitError is a failure to commit.
@@ -102,8 +109,13 @@ func rollback(conn *pgxpool.Conn) {
 
 // repeat runs f with a connection until it succeeds, or must not be repeated.
 func (s *Store) repeat(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+	return s.repeatWithin(ctx, patience, f)
+}
+
+// repeatWithin is repeat with a patience for each time.
+func (s *Store) repeatWithin(ctx context.Context, patience time.Duration, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
 	for n := 0; ; n++ {
-		err := s.once(ctx, f)
+		err := s.once(ctx, patience, f)
 		if err == nil || n == repetitions || !repeatable(err) {
 			return err
 		}
@@ -117,9 +129,13 @@ func (s *Store) repeat(ctx context.Context, f func(ctx context.Context, conn *pg
 	}
 }
 
-func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
-	bounded, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+func (s *Store) once(ctx context.Context, patience time.Duration, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+	bounded := ctx
+	if patience != unbounded {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
 	conn, err := s.pool.Acquire(bounded)
 	if err == nil {
 		defer conn.Release()
