@@ -95,7 +95,11 @@ func (a *activity) settled(st *settlement, now time.Time) {
 			a.add(x.hook.id, happenedFailed, now)
 		}
 		if o.Kind == diverted.OutcomeDivert {
-			a.diverted(x.hook.id, triggerOf(o.Failure).String, now)
+			var trigger string
+			if o.Failure != nil {
+				trigger = string(o.Failure.Trigger)
+			}
+			a.diverted(x.hook.id, trigger, now)
 		}
 	}
 }

@@ -3,34 +3,34 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
 )
 
-// bulkPart is how many events of a step are changed in one transaction.
-const bulkPart = 1000
+// bulkPart is how many events of a step are changed in one transaction. Other webhooks do not wait for it, as they do in
+// SQLite, but an attempt that suspends this one does, and what settles beside it: 20,000 resent took 0.34 s by 100, 0.22 s
+// by 500 and by 1,000, and the 99th percentile of the wait for the webhook's row was 4, 9 and 19 ms.
+const bulkPart = 500
 
+// What a step changes; the conditions follow. $1 is the webhook, $2 are events, $3 is the step's Before.
 const (
 	resendMany = `
 		UPDATE diverted.deliveries SET due = '-infinity', lease = NULL, token = NULL, attempts = 0, losses = 0,
-			released = 0, was_diverted = true, diverted_at = NULL, failed_by = NULL
-		WHERE webhook = $1 AND event = ANY($2::uuid[]) AND due IS NULL AND body <> ''
-		RETURNING event, ''`
+			released = 0, was_diverted = true, diverted_at = NULL
+		WHERE body <> '' AND `
 
-	deleteMany = `
-		DELETE FROM diverted.deliveries WHERE webhook = $1 AND event = ANY($2::uuid[]) AND due IS NULL
-		RETURNING event, ''`
+	deleteMany = `DELETE FROM diverted.deliveries WHERE `
 
 	divertMany = `
 		UPDATE diverted.deliveries SET due = NULL, lease = NULL, token = NULL, losses = 0,
-			failure = coalesce(failure, $3), failed_by = coalesce(failure::json ->> 'trigger', $4),
-			diverted_at = date_trunc('milliseconds', now())
-		WHERE webhook = $1 AND event = ANY($2::uuid[]) AND due IS NOT NULL
-		RETURNING event, failed_by`
+			failure = coalesce(failure, $4), diverted_at = date_trunc('milliseconds', now())
+		WHERE `
 )
 
 // bulk is a method of [diverted.BulkStore].
@@ -40,7 +40,7 @@ type bulk struct {
 	which, since string
 	// allow is given the webhook's row, or nil.
 	allow func(*hook) error
-	// change is given $1, the webhook, $2, events, and args.
+	// change begins with what is done, and has args from $4 on.
 	change string
 	args   func(now time.Time) []any
 	told   diverted.ChangeKind
@@ -88,12 +88,13 @@ func (s *Store) DivertAll(ctx context.Context, request diverted.BulkRequest) (di
 		change: divertMany, told: diverted.ChangeDiverted,
 		args: func(now time.Time) []any {
 			f := diverted.AsideOnRequest(now)
-			return []any{encodeFailure(asKept(&f, now)), triggerOf(&f)}
+			return []any{encodeFailure(asKept(&f, now))}
 		},
 	})
 }
 
-// bulk makes a step, in parts. When a part after the first fails the step ends before it.
+// bulk makes a step. It selects without a lock, since it may have to look at many, and then changes, in parts,
+// what is still as it was selected. When a part after the first fails the step ends before it.
 func (s *Store) bulk(ctx context.Context, request diverted.BulkRequest, b bulk) (result diverted.BulkResult, err error) {
 	r, err := request.WithDefaults()
 	if err != nil {
@@ -104,94 +105,107 @@ func (s *Store) bulk(ctx context.Context, request diverted.BulkRequest, b bulk) 
 		return result, err
 	}
 	defer done()
-	result.After, result.Before, result.More = r.After, r.Before, true
-	for result.More && result.Matched < r.Limit {
+	events, err := s.selectForBulk(ctx, &r, &b)
+	if err != nil {
+		return result, wrap(b.action, err)
+	}
+	result.After, result.Before = r.After, r.Before
+	events, result.More = cut(events, r.Limit)
+	for part := range slices.Chunk(events, bulkPart) {
 		var p bulkDone
-		err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-			p, err = s.bulkPart(ctx, conn, &r, &result, &b)
-			return err
-		})
-		if err != nil && result.Matched > 0 {
-			return result, nil
+		if !r.DryRun {
+			err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
+				p, err = s.bulkPart(ctx, conn, &r, &b, part)
+				return err
+			})
+			switch {
+			case err != nil && result.Matched == 0:
+				return diverted.BulkResult{}, wrap(b.action, err)
+			case err != nil:
+				result.More = true // as if the limit had been less
+				return result, nil
+			}
 		}
-		if err != nil {
-			return diverted.BulkResult{}, wrap(b.action, err)
-		}
-		result.Matched += p.matched
+		result.Matched += len(part)
 		result.Done += len(p.events)
-		result.After, result.Before, result.More = p.after, p.before, p.more
+		result.After = part[len(part)-1].Bytes
 		s.tellBulk(&r, &b, &p)
 	}
 	return result, nil
 }
 
+// selectForBulk returns the events that a step is about, and one more if there are more. It sets r.Before if that
+// is zero.
+func (s *Store) selectForBulk(ctx context.Context, r *diverted.BulkRequest, b *bulk) (events uuids, err error) {
+	var h *hook
+	var now time.Time
+	err = s.repeat(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
+		h, now, err = s.readHook(ctx, conn, findHook, r.Webhook)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.allow(h); err != nil {
+		return nil, err
+	}
+	if r.Before.IsZero() {
+		r.Before = now.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	}
+	if h == nil {
+		return nil, nil
+	}
+	conditions, args := b.conditions(r, []any{h.id, pgUUID(r.After), bound(r.Before), r.Limit + 1})
+	text := s.q(`SELECT event FROM diverted.deliveries WHERE webhook = $1 AND event > $2` + conditions + ` ORDER BY event LIMIT $4`)
+	err = s.read(ctx, func(b *pgx.Batch) {
+		events = events[:0]
+		b.Queue(text, args...).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				var event pgtype.UUID
+				if err := rows.Scan(&event); err != nil {
+					return err
+				}
+				events = append(events, event)
+			}
+			return rows.Err()
+		})
+	})
+	return events, err
+}
+
+// conditions are those of a step's events, each behind an AND, with its Before as $3, and args with what they need.
+func (b *bulk) conditions(r *diverted.BulkRequest, args []any) (string, []any) {
+	matches, args := matching(r.Filter, args)
+	return ` AND ` + b.which + ` AND ` + b.since + ` < $3` + matches, args
+}
+
 // bulkDone is what became of a part.
 type bulkDone struct {
 	hook     *hook
-	matched  int
-	more     bool
-	after    [16]byte
-	before   time.Time
 	events   [][16]byte // that were changed
 	triggers []string   // of them, if they were diverted
 }
 
-// bulkPart makes a part. The webhook's row is locked, so that it is neither suspended nor made active
+// bulkPart changes events of a part. The webhook's row is locked, so that it is neither suspended nor made active
 // meanwhile.
-func (s *Store) bulkPart(ctx context.Context, conn *pgxpool.Conn, r *diverted.BulkRequest, sofar *diverted.BulkResult, b *bulk) (p bulkDone, err error) {
+func (s *Store) bulkPart(ctx context.Context, conn *pgxpool.Conn, r *diverted.BulkRequest, b *bulk, events uuids) (p bulkDone, err error) {
 	h, now, err := s.lockHook(ctx, conn, r.Webhook)
 	if err != nil {
 		return p, err
 	}
-	if err := b.allow(h); err != nil {
+	if err := b.allow(h); err != nil || h == nil {
 		return p, err
 	}
-	p = bulkDone{hook: h, after: sofar.After, before: sofar.Before}
-	if p.before.IsZero() {
-		p.before = now.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
-	}
-	if h == nil {
-		return p, nil
-	}
+	p.hook = h
 	if _, err := conn.Exec(ctx, byIndex); err != nil {
 		return p, err
 	}
-	size := min(r.Limit-sofar.Matched, bulkPart)
-	matches, args := matching(r.Filter, []any{h.id, pgUUID(p.after), bound(p.before), size + 1})
-	text := `SELECT event FROM diverted.deliveries
-		WHERE webhook = $1 AND event > $2 AND ` + b.which + ` AND ` + b.since + ` < $3` + matches + ` ORDER BY event LIMIT $4`
-	if !r.DryRun {
-		text += ` FOR UPDATE`
-	}
-	rows, err := conn.Query(ctx, s.q(text), args...)
-	if err != nil {
-		return p, err
-	}
-	defer rows.Close()
-	var events uuids
-	for rows.Next() {
-		var event pgtype.UUID
-		if err := rows.Scan(&event); err != nil {
-			return p, err
-		}
-		events = append(events, event)
-	}
-	if err := rows.Err(); err != nil {
-		return p, err
-	}
-	events, p.more = cut(events, size)
-	if p.matched = len(events); p.matched == 0 {
-		return p, nil
-	}
-	p.after = events[p.matched-1].Bytes
-	if r.DryRun {
-		return p, nil
-	}
-	args = []any{h.id, events}
+	args := []any{h.id, events, bound(r.Before)}
 	if b.args != nil {
 		args = append(args, b.args(now)...)
 	}
-	rows, err = conn.Query(ctx, s.q(b.change), args...)
+	conditions, args := b.conditions(r, args)
+	rows, err := conn.Query(ctx, s.q(b.change+`webhook = $1 AND event = ANY($2::uuid[])`+conditions+` RETURNING event, coalesce(diverted_by, '')`), args...)
 	if err != nil {
 		return p, err
 	}

@@ -20,11 +20,11 @@ const (
 
 	upsertDiverted = `
 		INSERT INTO diverted.deliveries AS d
-			(webhook, event, request, accepted_at, diverted_at, attempts, type, failure, body, failed_by)
-		VALUES ($1, $2, $3, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, $5, $6, $7, $8)
+			(webhook, event, request, accepted_at, diverted_at, attempts, type, failure, body)
+		VALUES ($1, $2, $3, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, $5, $6, $7)
 		ON CONFLICT (webhook, event) DO UPDATE
 			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failure = excluded.failure,
-				earlier = ` + pushed + `, failed_by = excluded.failed_by
+				earlier = ` + pushed + `
 			WHERE d.due IS NULL`
 
 	selectPage = `
@@ -40,7 +40,7 @@ const (
 
 	updateResent = `
 		UPDATE diverted.deliveries SET due = '-infinity', lease = NULL, token = NULL, attempts = 0, losses = 0,
-			released = 0, was_diverted = true, diverted_at = NULL, failed_by = NULL
+			released = 0, was_diverted = true, diverted_at = NULL
 		WHERE webhook = $1 AND event = $2 AND due IS NULL
 		RETURNING body = ''`
 
@@ -78,7 +78,7 @@ func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error 
 				id = h.id
 			}
 			tag, err := conn.Exec(ctx, s.q(upsertDiverted), id, pgUUID(event.Event), pgUUID(event.RequestLocator),
-				event.Attempts, event.EventType, encodeFailure(asKept(&event.Failure, now)), event.Body, triggerOf(&event.Failure))
+				event.Attempts, event.EventType, encodeFailure(asKept(&event.Failure, now)), event.Body)
 			if err == nil && tag.RowsAffected() == 0 {
 				err = fmt.Errorf("divert event %s: %w: it is pending", event.Event, diverted.ErrConflict)
 			}

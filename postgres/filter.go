@@ -21,9 +21,9 @@ func matching(f diverted.DivertedFilter, args []any) (string, []any) {
 	switch trigger := strings.ToLower(string(f.Trigger)); {
 	case trigger == "":
 	case strings.HasSuffix(trigger, "xx"):
-		is("failed_by LIKE", trigger[:1]+"__")
+		is("diverted_by LIKE", trigger[:1]+"__")
 	default:
-		is("failed_by =", trigger)
+		is("diverted_by =", trigger)
 	}
 	if f.EventType != "" {
 		is("type =", f.EventType)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/postgres"
@@ -22,6 +23,41 @@ func message(t testing.TB, w diverted.Webhook) diverted.Message {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// setAside diverts a new event of a webhook, as a host does that delivers by itself.
+func setAside(t testing.TB, s *postgres.Store, w diverted.WebhookKey, trigger diverted.Trigger) diverted.Key {
+	t.Helper()
+	m := message(t, diverted.Webhook{Tenant: w.Tenant, Locator: w.Webhook})
+	e := diverted.DivertedEvent{
+		Key: diverted.Key{Tenant: w.Tenant, Webhook: w.Webhook, Event: m.Event}, RequestLocator: m.RequestLocator,
+		EventType: m.EventType, Attempts: 1, Body: m.Body, Failure: diverted.Failure{Trigger: trigger, Message: "it failed"},
+	}
+	if err := s.Divert(context.Background(), e); err != nil {
+		t.Fatal(err)
+	}
+	return e.Key
+}
+
+// waitForWaiter waits until a statement about a schema waits for a lock.
+func waitForWaiter(t testing.TB, pool *pgxpool.Pool, schema string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		<-tick.C
+		var waits bool
+		err := pool.QueryRow(context.Background(), `
+			SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+				AND pid <> pg_backend_pid() AND strpos(query, $1) > 0)`, `"`+schema+`".`).Scan(&waits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if waits {
+			return
+		}
+	}
+	t.Fatal("nothing waits for a lock")
 }
 
 // waitForListener waits until the store listens, which it begins beside Open.

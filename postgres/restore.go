@@ -22,7 +22,7 @@ const (
 		WHERE NOT w.deleted AND ($2::uuid IS NULL OR w.tenant = $2 AND w.locator = $3)`
 
 	divertPending = `
-		UPDATE diverted.deliveries d SET due = NULL, lease = NULL, token = NULL, losses = 0, earlier = ` + pushed + `, failure = $5, failed_by = $6,
+		UPDATE diverted.deliveries d SET due = NULL, lease = NULL, token = NULL, losses = 0, earlier = ` + pushed + `, failure = $5,
 			diverted_at = date_trunc('milliseconds', now())
 		FROM (
 			SELECT webhook, event FROM diverted.deliveries
@@ -75,7 +75,7 @@ func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendin
 			err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
 				events = events[:0]
 				b.Queue(byIndex)
-				b.Queue(s.q(divertPending), w.id, w.before, pgUUID(after), divertStep, failure, triggerOf(request.Failure())).Query(func(r pgx.Rows) error {
+				b.Queue(s.q(divertPending), w.id, w.before, pgUUID(after), divertStep, failure).Query(func(r pgx.Rows) error {
 					var event [16]byte
 					for r.Next() {
 						if err := r.Scan(&event); err != nil {

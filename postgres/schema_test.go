@@ -269,3 +269,38 @@ func TestWhatTheFirstSchemaHeldIsThereInTheNewest(t *testing.T) {
 	is.Equal(len(claims), 1)
 	is.Equal(claims[0].Key.Event, pending)
 }
+
+// A release that knows the first schema alone diverts and resends beside one that knows the newest.
+func TestWhatAnOlderReleaseDivertsIsFoundByItsTrigger(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	event := setAside(t, s, w.Key(), "503")
+	older := func(set string) { execute(t, pool, `UPDATE `+schema+`.deliveries SET `+set) }
+	for _, tt := range []struct {
+		failure string
+		want    diverted.Trigger
+	}{
+		{`'{"trigger":"404","message":"404 Not Found","status":404,"at":"2026-11-23T17:58:00Z"}'`, "404"},
+		{`'{"trigger":"timeout","message":"connection refused","at":"2026-11-23T17:58:00Z"}'`, diverted.TriggerTimeout},
+		{`NULL`, diverted.TriggerTimeout},
+	} {
+		older(`due = '-infinity', diverted_at = NULL, was_diverted = true, attempts = 0`)
+		stats, err := s.Stats(t.Context(), diverted.StatsQuery{Tenant: w.Tenant})
+		is.NoErr(err)
+		is.Equal(len(stats.Diverted), 0)
+		older(`due = NULL, diverted_at = now(), failure = ` + tt.failure)
+		stats, err = s.Stats(t.Context(), diverted.StatsQuery{Tenant: w.Tenant})
+		is.NoErr(err)
+		is.Equal(stats.Diverted, map[diverted.Trigger]int{tt.want: 1})
+		for trigger, want := range map[diverted.Trigger]int{tt.want: 1, "503": 0, "5xx": 0} {
+			result, err := s.ResendAll(t.Context(), diverted.BulkRequest{
+				Webhook: w.Key(), Filter: diverted.DivertedFilter{Trigger: trigger}, Before: time.Now().Add(time.Hour), DryRun: true,
+			})
+			is.NoErr(err)
+			is.Equal(result.Matched, want)
+		}
+	}
+	is.NoErr(s.DeleteDiverted(t.Context(), event))
+}

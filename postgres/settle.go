@@ -45,10 +45,9 @@ const (
 			released = CASE o.kind WHEN 'hold' THEN 2 ELSE d.released END,
 			failure = coalesce(o.failure, d.failure),
 			earlier = CASE WHEN o.failure IS NULL THEN d.earlier ELSE ` + pushed + ` END,
-			failed_by = CASE o.kind WHEN 'divert' THEN coalesce(o.failed_by, d.failure::json ->> 'trigger', 'timeout') ELSE d.failed_by END,
 			diverted_at = CASE o.kind WHEN 'divert' THEN date_trunc('milliseconds', now()) ELSE d.diverted_at END
-		FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::int[], $5::text[], $6::bigint[], $7::text[], $8::text[])
-			AS o (webhook, event, token, place, kind, wait, failure, failed_by)
+		FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::int[], $5::text[], $6::bigint[], $7::text[])
+			AS o (webhook, event, token, place, kind, wait, failure)
 		JOIN diverted.webhooks w ON w.id = o.webhook
 		WHERE d.webhook = o.webhook AND d.event = o.event AND d.token = o.token
 		RETURNING o.place, d.request, d.due`
@@ -167,7 +166,6 @@ func (st *settlement) queue(s *Store, b *pgx.Batch) {
 			p.kinds = append(p.kinds, string(o.Kind))
 			p.waits = append(p.waits, max(o.Wait, 0).Microseconds())
 			p.failures = append(p.failures, encodeFailure(asKept(o.Failure, now)))
-			p.triggers = append(p.triggers, triggerOf(o.Failure))
 		}
 		p.webhooks = append(p.webhooks, st.order[i].hook.id)
 		p.events = append(p.events, pgUUID(o.Key.Event))
@@ -178,7 +176,7 @@ func (st *settlement) queue(s *Store, b *pgx.Batch) {
 		b.Queue(s.q(deleteSettled), gone.webhooks, gone.events, gone.tokens, gone.places).Query(st.scan)
 	}
 	if len(kept.places) > 0 {
-		b.Queue(s.q(updateSettled), kept.webhooks, kept.events, kept.tokens, kept.places, kept.kinds, kept.waits, kept.failures, kept.triggers).Query(st.scan)
+		b.Queue(s.q(updateSettled), kept.webhooks, kept.events, kept.tokens, kept.places, kept.kinds, kept.waits, kept.failures).Query(st.scan)
 	}
 	st.queueNotices(s, b)
 }
@@ -192,7 +190,6 @@ type outcomeParams struct {
 	kinds    []string
 	waits    []int64 // microseconds
 	failures pgtype.FlatArray[pgtype.Text]
-	triggers pgtype.FlatArray[pgtype.Text]
 }
 
 // scan reads which deliveries had the outcome's token.
@@ -364,14 +361,6 @@ func asKept(f *diverted.Failure, now time.Time) *diverted.Failure {
 	}
 	k.At = k.At.UTC().Truncate(time.Millisecond)
 	return &k
-}
-
-// triggerOf returns what was observed, for its column, NULL for no failure.
-func triggerOf(f *diverted.Failure) pgtype.Text {
-	if f == nil {
-		return pgtype.Text{}
-	}
-	return pgtype.Text{String: string(f.Trigger), Valid: true}
 }
 
 // encodeFailure returns the JSON of a failure for its column, NULL for none.

@@ -36,7 +36,7 @@ const (
 		WHERE known`
 
 	countDiverted = `WITH ` + asked + `
-		SELECT coalesce(d.failed_by, 'timeout'), count(*)
+		SELECT d.diverted_by, count(*)
 		FROM asked JOIN diverted.deliveries d ON d.webhook = asked.id AND d.due IS NULL GROUP BY 1`
 
 	selectHours = `WITH ` + asked + `

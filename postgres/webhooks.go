@@ -17,9 +17,10 @@ import (
 // the one of state last, so that none waits for another that waits for it.
 
 const (
-	lockHook = `
+	findHook = `
 		SELECT now(), ` + hookColumns + ` FROM diverted.webhooks
-		WHERE tenant = $1 AND locator = $2 AND NOT deleted FOR NO KEY UPDATE`
+		WHERE tenant = $1 AND locator = $2 AND NOT deleted`
+	lockHook = findHook + ` FOR NO KEY UPDATE`
 
 	insertHook = `
 		INSERT INTO diverted.webhooks (tenant, locator, record, enabled, suspended_at, epoch, version, changed)
@@ -108,9 +109,14 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 
 // lockHook locks and reads the row of a webhook, nil if there is none.
 func (s *Store) lockHook(ctx context.Context, conn *pgxpool.Conn, key diverted.WebhookKey) (*hook, time.Time, error) {
+	return s.readHook(ctx, conn, lockHook, key)
+}
+
+// readHook reads the row of a webhook, nil if there is none, and the server's time, by findHook or lockHook.
+func (s *Store) readHook(ctx context.Context, conn *pgxpool.Conn, query string, key diverted.WebhookKey) (*hook, time.Time, error) {
 	var now time.Time
 	var row hookRow
-	err := conn.QueryRow(ctx, s.q(lockHook), pgUUID(key.Tenant), pgUUID(key.Webhook)).Scan(append([]any{&now}, row.dest()...)...)
+	err := conn.QueryRow(ctx, s.q(query), pgUUID(key.Tenant), pgUUID(key.Webhook)).Scan(append([]any{&now}, row.dest()...)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = conn.QueryRow(ctx, `SELECT now()`).Scan(&now)
 		return nil, now, err
