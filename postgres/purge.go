@@ -24,7 +24,7 @@ const (
 	// The secrets go at once, the rows by and by: a million of them would hold up everybody.
 	markDeleted = `UPDATE diverted.webhooks SET deleted = true, record = NULL WHERE id = $1`
 
-	// purgeRows is how many rows of a deleted webhook go in one transaction.
+	// purgeRows is how many deliveries are purged in one transaction.
 	purgeRows = 500
 	// purgeLook is how often a process looks for webhooks that others deleted and did not purge.
 	purgeLook = time.Minute

@@ -6,52 +6,81 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
 )
 
-const (
-	// tooOld selects what is older than $1 microseconds, if there are any.
-	tooOld = `($1::bigint > 0 AND %s <= now() - $1::bigint * interval '1 microsecond')`
-	idle   = `record IS NOT NULL AND NOT (enabled AND suspended_at IS NULL)`
-)
+// tooOld says whether a time is $1 microseconds ago, if that is more than 0.
+func tooOld(since string) string {
+	return `($1::bigint > 0 AND ` + since + ` <= now() - $1::bigint * interval '1 microsecond')`
+}
+
+// beyond says whether the webhook w has more than $2 deliveries of a kind, if that is more than 0.
+func beyond(which string) string {
+	return `($2::bigint > 0 AND EXISTS (SELECT FROM diverted.deliveries WHERE webhook = w.id AND ` + which + ` OFFSET $2))`
+}
+
+// idle says whether the webhook w holds what is pending.
+const idle = `w.record IS NOT NULL AND NOT (w.enabled AND w.suspended_at IS NULL)`
 
 var (
-	// selectToPurge finds the webhooks of which something may have to go, by its age or beyond $2, if that is
-	// more than 0.
+	// selectToPurge finds the webhooks of which something has to go, without a lock. Of what is due in the order of
+	// acceptance it looks at the first alone; the others that are held wait for a retry, and are few as a rule.
 	selectToPurge = `
 		SELECT w.id, w.tenant, w.locator, x.aside, x.held FROM diverted.webhooks w, LATERAL (
-			SELECT EXISTS (SELECT FROM diverted.deliveries WHERE webhook = w.id AND due IS NULL AND ` + fmt.Sprintf(tooOld, "diverted_at") + `)
-				OR $2::bigint > 0 AND EXISTS (SELECT FROM diverted.deliveries WHERE webhook = w.id AND due IS NULL OFFSET $2) AS aside,
-			` + idle + ` AND (EXISTS (SELECT FROM diverted.deliveries WHERE webhook = w.id AND due IS NOT NULL AND ` + fmt.Sprintf(tooOld, "accepted_at") + ` AND ` + free + `)
-				OR $2::bigint > 0 AND EXISTS (SELECT FROM diverted.deliveries WHERE webhook = w.id AND due IS NOT NULL OFFSET $2)) AS held) x
+			SELECT coalesce((SELECT ` + tooOld("diverted_at") + ` FROM diverted.deliveries
+				WHERE webhook = w.id AND due IS NULL ORDER BY diverted_at, id LIMIT 1), false) OR ` + beyond("due IS NULL") + ` AS aside,
+			` + idle + ` AND (coalesce(` + tooOld("w.suspended_at") + `, false) AND (
+				coalesce((SELECT ` + tooOld("accepted_at") + ` FROM diverted.deliveries
+					WHERE webhook = w.id AND due = '-infinity' AND ` + free + ` ORDER BY id LIMIT 1), false)
+				OR coalesce((SELECT true FROM diverted.deliveries
+					WHERE webhook = w.id AND due > '-infinity' AND ` + free + ` AND ` + tooOld("accepted_at") + ` LIMIT 1), false)
+				) OR ` + beyond("due IS NOT NULL") + `) AS held) x
 		WHERE NOT w.deleted AND (x.aside OR x.held)
 		ORDER BY w.id`
 
-	purgeDiverted = purgeOldest("due IS NULL", "due IS NULL", "diverted_at")
-	purgeHeld     = purgeOldest("due IS NOT NULL", "due IS NOT NULL AND "+free, "accepted_at")
+	// keepState keeps the webhook $2 as it is, suspended or not, and says whether it holds what is pending, and whether it
+	// has been suspended for $1 microseconds.
+	keepState = `
+		SELECT ` + idle + `, coalesce(` + tooOld("w.suspended_at") + `, false)
+		FROM diverted.webhooks w WHERE w.id = $2 AND NOT w.deleted FOR SHARE`
 
-	// keepIdle keeps the webhook $1 from becoming active, and says whether it is not.
-	keepIdle = `SELECT id FROM diverted.webhooks WHERE id = $1 AND NOT deleted AND ` + idle + ` FOR SHARE`
+	purgeDiverted = purgeOldest("due IS NULL", "due IS NULL", "diverted_at", `
+			SELECT event, diverted_at AS since, id FROM diverted.deliveries
+			WHERE webhook = $3 AND due IS NULL ORDER BY diverted_at, id LIMIT $4`)
+
+	purgeHeld = purgeOldest("due IS NOT NULL", "due IS NOT NULL AND "+free, "accepted_at", `
+			(SELECT event, accepted_at AS since, id FROM diverted.deliveries
+			WHERE webhook = $3 AND due = '-infinity' AND `+free+` ORDER BY id LIMIT $4)
+			UNION ALL
+			(SELECT event, accepted_at, id FROM diverted.deliveries
+			WHERE webhook = $3 AND due > '-infinity' AND `+free+` ORDER BY accepted_at, id LIMIT $4)`)
 )
 
 // purgeOldest deletes at most $4 deliveries of the webhook $3 that are too old or beyond the cap $2 of those that
-// count, the oldest first.
-func purgeOldest(counts, which, since string) string {
+// count, the oldest first, if they are still as they were found: one that a statement waited for may have been
+// diverted again.
+func purgeOldest(counts, which, since, oldest string) string {
 	return `
-		WITH oldest AS (
-			SELECT event, ` + since + ` AS since, id FROM diverted.deliveries
-			WHERE webhook = $3 AND ` + which + ` ORDER BY ` + since + `, id LIMIT $4
+		WITH oldest AS (` + oldest + `
 		), numbered AS (
 			SELECT event, since, row_number() OVER (ORDER BY since, id) AS n FROM oldest
 		), gone AS (
-			SELECT event FROM numbered WHERE ` + fmt.Sprintf(tooOld, "since") + ` OR $2::bigint > 0 AND n <=
-				(SELECT count(*) FROM diverted.deliveries WHERE webhook = $3 AND ` + counts + `) - $2
+			SELECT event, since FROM numbered WHERE n <= $4 AND (` + tooOld("since") + ` OR $2::bigint > 0 AND n <= (
+				SELECT count(*) FROM (SELECT FROM diverted.deliveries WHERE webhook = $3 AND ` + counts + ` LIMIT $2 + $4) counted) - $2)
 		)
-		DELETE FROM diverted.deliveries d USING gone WHERE d.webhook = $3 AND d.event = gone.event AND ` + which
+		DELETE FROM diverted.deliveries d USING gone
+		WHERE d.webhook = $3 AND d.event = gone.event AND d.` + since + ` = gone.since AND ` + which
+}
+
+// toPurge is a webhook of which something has to go.
+type toPurge struct {
+	id  int64
+	key diverted.WebhookKey
+	// aside: diverted events; held: what it holds.
+	aside, held bool
 }
 
 // Purge is as in [diverted.RetentionStore].
@@ -68,76 +97,96 @@ func (s *Store) Purge(ctx context.Context, request diverted.PurgeRequest) (resul
 	if r.Retention.IsZero() {
 		return result, nil
 	}
-	type found struct {
-		id          int64
-		key         diverted.WebhookKey
-		aside, held bool
+	all, err := s.findToPurge(ctx, r.Retention)
+	if err != nil {
+		return result, wrap("purge", err)
 	}
-	var all []found
-	age, most := r.Retention.MaxAge.Microseconds(), int64(r.Retention.MaxPerWebhook)
+	left := r.Limit
+	for _, w := range all {
+		purged := diverted.Purged{Webhook: w.key}
+		for more := true; more && left > 0; {
+			part := min(left, purgeRows)
+			aside, held, err := s.purgePart(ctx, w, r.Retention, part)
+			if err != nil {
+				return tell(result, purged), wrap("purge", err)
+			}
+			purged.Diverted += aside
+			purged.Pending += held
+			left -= aside + held
+			more = aside+held == part
+		}
+		result = tell(result, purged)
+		if left == 0 {
+			result.More = true // perhaps
+			break
+		}
+	}
+	return result, nil
+}
+
+// tell adds what was deleted of a webhook to the result.
+func tell(result diverted.PurgeResult, purged diverted.Purged) diverted.PurgeResult {
+	if purged.Diverted+purged.Pending > 0 {
+		result.Webhooks = append(result.Webhooks, purged)
+	}
+	return result
+}
+
+func (s *Store) findToPurge(ctx context.Context, r diverted.Retention) (all []toPurge, err error) {
 	err = s.read(ctx, func(b *pgx.Batch) {
 		all = all[:0]
-		b.Queue(s.q(selectToPurge), age, most).Query(func(rows pgx.Rows) error {
+		b.Queue(s.q(selectToPurge), r.MaxAge.Microseconds(), int64(r.MaxPerWebhook)).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
-				var f found
-				if err := rows.Scan(&f.id, (*[16]byte)(&f.key.Tenant), (*[16]byte)(&f.key.Webhook), &f.aside, &f.held); err != nil {
+				var w toPurge
+				if err := rows.Scan(&w.id, (*[16]byte)(&w.key.Tenant), (*[16]byte)(&w.key.Webhook), &w.aside, &w.held); err != nil {
 					return err
 				}
-				all = append(all, f)
+				all = append(all, w)
 			}
 			return rows.Err()
 		})
 	})
-	if err != nil {
-		return result, wrap("purge", err)
-	}
-	left := int64(r.Limit)
-	for _, f := range all {
-		if left == 0 {
-			result.More = true
-			break
+	return all, err
+}
+
+// purgePart deletes at most so many deliveries of a webhook in one transaction. The webhook's row is locked before
+// them, as bulk steps and suspensions do.
+func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int) (aside, held int, err error) {
+	age, most := r.MaxAge.Microseconds(), int64(r.MaxPerWebhook)
+	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		aside, held = 0, 0
+		if _, err := conn.Exec(ctx, byIndex); err != nil {
+			return err
 		}
-		var aside, held int64
-		err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-			aside, held = 0, 0
-			if _, err := conn.Exec(ctx, byIndex); err != nil {
-				return err
-			}
-			var tag pgconn.CommandTag
-			if f.aside {
-				if tag, err = conn.Exec(ctx, s.q(purgeDiverted), age, most, f.id, left); err != nil {
-					return err
-				}
-				aside = tag.RowsAffected()
-			}
-			if !f.held || aside == left {
-				return nil
-			}
-			tag, err := conn.Exec(ctx, s.q(keepIdle), f.id)
-			if err != nil || tag.RowsAffected() == 0 {
-				return err
-			}
-			if tag, err = conn.Exec(ctx, s.q(purgeHeld), age, most, f.id, left-aside); err != nil {
-				return err
-			}
-			held = tag.RowsAffected()
+		var holds, long bool
+		err := conn.QueryRow(ctx, s.q(keepState), age, w.id).Scan(&holds, &long)
+		if err == pgx.ErrNoRows {
 			return nil
-		})
-		if err != nil {
-			if len(result.Webhooks) > 0 { // what was deleted must be told
-				result.More = true
-				return result, nil
+		} else if err != nil {
+			return err
+		}
+		if w.aside {
+			tag, err := conn.Exec(ctx, s.q(purgeDiverted), age, most, w.id, int64(limit))
+			if err != nil {
+				return err
 			}
-			return result, wrap("purge", err)
+			aside = int(tag.RowsAffected())
 		}
-		if aside+held > 0 {
-			result.Webhooks = append(result.Webhooks, diverted.Purged{Webhook: f.key, Diverted: int(aside), Pending: int(held)})
+		if !w.held || !holds || aside == limit {
+			return nil
 		}
-		if left -= aside + held; left == 0 {
-			result.More = true // perhaps
+		ageHeld := age
+		if !long {
+			ageHeld = 0
 		}
+		tag, err := conn.Exec(ctx, s.q(purgeHeld), ageHeld, most, w.id, int64(limit-aside))
+		held = int(tag.RowsAffected())
+		return err
+	})
+	if err != nil {
+		return 0, 0, err
 	}
-	return result, nil
+	return aside, held, nil
 }
 
 const (

@@ -1,0 +1,152 @@
+package postgres_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+)
+
+// purged is what a purge beside the test said.
+type purged struct {
+	result diverted.PurgeResult
+	err    error
+}
+
+func TestAPurgeLocksTheWebhookBeforeItsEvents(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	setAside(t, s, w.Key(), "503")
+	execute(t, pool, `UPDATE `+schema+`.deliveries SET diverted_at = diverted_at - interval '2 hours'`)
+
+	other, err := pool.Begin(t.Context())
+	is.NoErr(err)
+	defer other.Rollback(t.Context())
+	_, err = other.Exec(t.Context(), `SELECT FROM `+schema+`.webhooks FOR NO KEY UPDATE`)
+	is.NoErr(err)
+	done := make(chan purged, 1)
+	go func() {
+		result, err := s.Purge(t.Context(), diverted.PurgeRequest{Retention: diverted.Retention{MaxAge: time.Hour}})
+		done <- purged{result, err}
+	}()
+	waitForWaiter(t, pool, schema)
+	_, err = other.Exec(t.Context(), `SELECT FROM `+schema+`.deliveries FOR UPDATE NOWAIT`)
+	is.NoErr(err)
+	is.NoErr(other.Commit(t.Context()))
+	p := <-done
+	is.NoErr(p.err)
+	is.Equal(p.result.Webhooks, []diverted.Purged{{Webhook: w.Key(), Diverted: 1}})
+}
+
+func TestWhatIsDivertedAgainWhileAPurgeWaitsForItStays(t *testing.T) {
+	for name, retention := range map[string]diverted.Retention{"age": {MaxAge: time.Hour}, "cap": {MaxPerWebhook: 1}} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			pool, schema := newPool(t), newSchema()
+			s := open(t, pool, schema)
+			w := newWebhook(t, s, uuid.New())
+			again := setAside(t, s, w.Key(), "503")
+			execute(t, pool, `UPDATE `+schema+`.deliveries SET diverted_at = diverted_at - interval '2 hours'`)
+			setAside(t, s, w.Key(), "503")
+
+			other, err := pool.Begin(t.Context())
+			is.NoErr(err)
+			defer other.Rollback(t.Context())
+			_, err = other.Exec(t.Context(), `UPDATE `+schema+`.deliveries SET diverted_at = now() WHERE event = $1`, uuid.UUID(again.Event))
+			is.NoErr(err)
+			done := make(chan purged, 1)
+			go func() {
+				result, err := s.Purge(t.Context(), diverted.PurgeRequest{Retention: retention})
+				done <- purged{result, err}
+			}()
+			waitForWaiter(t, pool, schema)
+			is.NoErr(other.Commit(t.Context()))
+			p := <-done
+			is.NoErr(p.err)
+			is.Equal(len(p.result.Webhooks), 0)
+			_, err = s.FetchDiverted(t.Context(), again)
+			is.NoErr(err)
+		})
+	}
+}
+
+func TestAPurgeThatFailsTellsWhatItDeleted(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	tenant := uuid.New()
+	first, second := newWebhook(t, s, tenant), newWebhook(t, s, tenant)
+	setAside(t, s, first.Key(), "503")
+	setAside(t, s, second.Key(), "503")
+	execute(t, pool, `UPDATE `+schema+`.deliveries SET diverted_at = diverted_at - interval '2 hours'`)
+
+	other, err := pool.Begin(t.Context())
+	is.NoErr(err)
+	defer other.Rollback(t.Context())
+	_, err = other.Exec(t.Context(), `SELECT FROM `+schema+`.webhooks WHERE locator = $1 FOR UPDATE`, uuid.UUID(second.Locator))
+	is.NoErr(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan purged, 1)
+	go func() {
+		result, err := s.Purge(ctx, diverted.PurgeRequest{Retention: diverted.Retention{MaxAge: time.Hour}})
+		done <- purged{result, err}
+	}()
+	waitForWaiter(t, pool, schema)
+	cancel()
+	p := <-done
+	is.True(isError(p.err, context.Canceled))
+	is.Equal(p.result.Webhooks, []diverted.Purged{{Webhook: first.Key(), Diverted: 1}})
+}
+
+func TestWhatASuspendedWebhookHoldsIsAsOldAsItsAcceptanceOrTheSuspension(t *testing.T) {
+	for _, tt := range []struct {
+		name, accepted, suspended string // ago
+		want                      int
+	}{
+		{"both long ago", "2 hours", "61 minutes", 2},
+		{"suspended just now", "2 hours", "59 minutes", 0},
+		{"accepted just now", "59 minutes", "2 hours", 0},
+		{"disabled", "2 hours", "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			is := is.New(t)
+			pool, schema := newPool(t), newSchema()
+			s := open(t, pool, schema)
+			w := newWebhook(t, s, uuid.New())
+			accept(t, s, message(t, w), message(t, w), message(t, w))
+			c := claim(t, s)
+			is.Equal(len(c), 3) // of which one stays claimed
+			waits, back := delivered(c[0]), delivered(c[1])
+			waits.Kind, waits.Wait = diverted.OutcomeRetry, 3*time.Hour
+			waits.Failure = &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+			back.Kind = diverted.OutcomeReturn
+			settle(t, s, waits, back)
+			if tt.suspended != "" {
+				is.NoErr(s.Suspend(t.Context(), w.Key()))
+				execute(t, pool, `UPDATE `+schema+`.webhooks SET suspended_at = now() - $1::text::interval`, tt.suspended)
+			} else {
+				w.Enabled = false
+				_, err := s.UpdateWebhook(t.Context(), w)
+				is.NoErr(err)
+			}
+			execute(t, pool, `UPDATE `+schema+`.deliveries SET accepted_at = now() - $1::text::interval`, tt.accepted)
+			result, err := s.Purge(t.Context(), diverted.PurgeRequest{Retention: diverted.Retention{MaxAge: time.Hour}})
+			is.NoErr(err)
+			n := 0
+			for _, p := range result.Webhooks {
+				n += p.Pending
+			}
+			is.Equal(n, tt.want)
+			page, err := s.ListPending(t.Context(), diverted.DivertedQuery{Webhook: w.Key()})
+			is.NoErr(err)
+			is.Equal(len(page.Deliveries), 3-tt.want)
+		})
+	}
+}
