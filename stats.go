@@ -39,7 +39,8 @@ func (q StatsQuery) Validate() error {
 	return f.err()
 }
 
-// Stats are numbers for operators. Pending, Due, OldestPending, Diverted and those of webhooks are exact.
+// Stats are numbers for operators. Pending, Due, OldestPending, Diverted and those of webhooks are exact. Pending
+// and Due are of one moment.
 // LastSuccess, LastFailure and Hours are kept beside the events, not in their transactions: they come a few
 // seconds late, and a crash loses that much of them.
 type Stats struct {

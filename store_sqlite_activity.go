@@ -1,7 +1,7 @@
 package diverted
 
 import (
-	"database/sql"
+	"context"
 	"time"
 )
 
@@ -70,31 +70,44 @@ func (tx *sqliteTx) writeActivity() error {
 	return nil
 }
 
-// readActivity adds what is known of a webhook to all: what was written, and what was counted since.
-func (tx *sqliteTx) readActivity(id int64, hours int, all *activity) {
-	since := unixHour(tx.now) - int64(hours)
-	written := new(activity)
-	tx.queryAll(`SELECT hour, what, n FROM diverted_activity WHERE webhook = ? AND (hour = 0 OR hour > ?)`,
-		[]any{id, since}, func(rows *sql.Rows) error {
+// readActivity adds what was written of the webhooks of a query.
+func (s *SQLiteStore) readActivity(ctx context.Context, query StatsQuery, now time.Time, all *activity) error {
+	where, args := statsWhere(query)
+	read := func(columns, hour, group string, args []any, each func(hour int64, what string, n int64)) error {
+		stmt, err := s.often.get(ctx, `SELECT `+columns+` FROM diverted_webhooks w
+			CROSS JOIN diverted_activity a ON a.webhook = w.id WHERE `+where+` AND a.hour `+hour+` GROUP BY `+group)
+		if err != nil {
+			return err
+		}
+		rows, err := stmt.QueryContext(ctx, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
 			var hour, n int64
 			var what string
 			if err := scan(rows, &hour, &what, &n); err != nil {
 				return err
 			}
-			switch {
-			case hour == 0 && what == "delivered":
-				written.lastSuccess = fromMillis(n)
-			case hour == 0:
-				written.lastFailure = fromMillis(n)
-			default:
-				written.count(time.Unix(hour*3600, 0), what, int(n))
-			}
-			return nil
-		})
-	all.add(written, hours, tx.now)
-	if recent := tx.activity[id]; recent != nil {
-		all.add(recent, hours, tx.now)
+			each(hour, what, n)
+		}
+		return rows.Err()
 	}
+	err := read(`0, a.what, max(a.n)`, `= 0`, `a.what`, args, func(_ int64, what string, n int64) {
+		if what == "delivered" {
+			all.lastSuccess = fromMillis(n)
+		} else {
+			all.lastFailure = fromMillis(n)
+		}
+	})
+	if err != nil || query.Hours == 0 {
+		return err
+	}
+	since := unixHour(now) - int64(query.Hours)
+	return read(`a.hour, a.what, sum(a.n)`, `> ?`, `a.hour, a.what`, append(args, since), func(hour int64, what string, n int64) {
+		all.count(time.Unix(hour*3600, 0), what, int(n))
+	})
 }
 
 // count adds to an hour.

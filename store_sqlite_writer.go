@@ -37,6 +37,7 @@ type sqliteWriter struct {
 	asides     map[int64]*asideCount   // by the webhook's row id, of those that statistics were asked of
 	activity   map[int64]*activity     // by the webhook's row id, what is not written yet
 	wroteAt    time.Time               // when it was written last
+	wrote      atomic.Int64            // how often, for those who read it beside the writer
 	tokens     int64                   // the last one given out
 	dataSeen   int64                   // PRAGMA data_version at the last transaction
 	generation int64                   // diverted_state.generation of what cache holds
@@ -298,6 +299,7 @@ func (w *sqliteWriter) transact(ctx context.Context, batch []*sqliteCall) (err e
 	}
 	if tx.fault == nil {
 		if tx.wroteActivity {
+			w.wrote.Add(1)
 			clear(w.activity)
 			w.wroteAt = tx.now
 		}
