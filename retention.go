@@ -23,12 +23,15 @@ type RetentionStore interface {
 }
 
 // Retention says how long a [Dispatcher] lets its store keep what nobody takes care of: diverted events, by
-// when they were diverted, and what suspended or disabled webhooks hold, by when it was accepted. The zero
+// when they were diverted, and what suspended or disabled webhooks hold. What a suspended one holds is as old
+// as its acceptance or the suspension, whichever came later, so that an event that waited for a retry, or was
+// resent, has its time; what one holds that is only disabled has no age, and the cap alone bounds it. The zero
 // value keeps everything.
 type Retention struct {
 	// MaxAge is the age at which they are deleted, 1 min or more. 0: none.
 	MaxAge time.Duration
-	// MaxPerWebhook is how many of each kind a webhook keeps; the oldest beyond it are deleted. 0: all.
+	// MaxPerWebhook is how many of each kind a webhook keeps; the oldest beyond it, by when they were diverted
+	// or accepted, are deleted. 0: all.
 	MaxPerWebhook int
 }
 

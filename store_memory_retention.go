@@ -47,7 +47,11 @@ func (tx *memoryTx) purge(w *memoryWebhook, r *PurgeRequest, more *bool) Purged 
 	if w.webhook == nil || w.active() {
 		return purged
 	}
-	old = tx.old(tx.held(w), w.pending.len(), r.Retention, func(d *memoryDelivery) time.Time { return d.acceptedAt })
+	held := r.Retention
+	if !w.webhook.Suspended() {
+		held.MaxAge = 0 // what is only disabled has no age
+	}
+	old = tx.old(tx.held(w), w.pending.len(), held, func(d *memoryDelivery) time.Time { return later(d.acceptedAt, w.webhook.SuspendedAt) })
 	for _, d := range old[:min(len(old), r.Limit-purged.Diverted)] {
 		d.queue.remove(d)
 		w.pending.remove(d.event)

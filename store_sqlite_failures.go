@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -32,6 +33,20 @@ func decodeFailures(before []byte, last *Failure) ([]Failure, error) {
 		all = append(all, *last)
 	}
 	return all, nil
+}
+
+// expungeFailures returns what is kept of the failures of an event that is expunged, oldest first. One that
+// cannot be decoded is replaced: whatever it says has to go.
+func (tx *sqliteTx) expungeFailures(before, last []byte) []Failure {
+	var all []Failure
+	for _, line := range append(slices.Collect(bytes.Lines(before)), last) {
+		f, err := decodeFailure(bytes.TrimSuffix(line, []byte("\n")))
+		if err != nil || f == nil || f.Trigger == "" {
+			f = tx.keep(&Failure{Trigger: TriggerTimeout, Message: "this failure could not be read when its event was expunged"})
+		}
+		all = append(all, f.Expunged())
+	}
+	return all
 }
 
 // encodeFailures returns failures for the columns failures and failure.

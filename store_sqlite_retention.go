@@ -6,16 +6,20 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"time"
 )
 
 // purgePart is how many deliveries are purged in one transaction.
 const purgePart = 500
 
-// old is a delivery that is to be purged.
-type old struct{ id, at int64 }
+// old is a delivery that is to be purged: by its event, since SQLite gives row ids that were freed anew.
+type old struct {
+	event []byte
+	at    int64 // when it was diverted, or, if it is pending, accepted
+}
 
 // Purge is as in [RetentionStore]. A reader finds what is old, since it may have to look at many; the writer
-// deletes what still is.
+// deletes what still is, since others may delete, resend and accept between the two.
 func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeResult, error) {
 	var result PurgeResult
 	r, err := request.WithDefaults()
@@ -57,7 +61,7 @@ func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeRes
 				var key WebhookKey
 				var n int
 				err := s.write(ctx, action, func(tx *sqliteTx) error {
-					key, n = tx.purgeOld(id, webhooks.pending, part)
+					key, n = tx.purgeOld(id, webhooks.pending, r.Retention, part)
 					return nil
 				})
 				if err != nil {
@@ -100,33 +104,60 @@ const divertingWebhooks = `
 	)
 	SELECT id FROM diverting WHERE id IN (SELECT id FROM diverted_webhooks WHERE deleted = 0)`
 
+// cutoff returns the time at or before which deliveries are too old; negative: none is, whatever its age.
+func (r Retention) cutoff(now time.Time) int64 {
+	if r.MaxAge == 0 {
+		return -1
+	}
+	return now.Add(-r.MaxAge).UnixMilli()
+}
+
+// heldCutoff is cutoff for what a webhook holds that was suspended at a time, 0 for one that is not. While the
+// suspension is younger than the age, so is all that it holds.
+func (r Retention) heldCutoff(now time.Time, suspended int64) int64 {
+	if cutoff := r.cutoff(now); suspended > 0 && suspended <= cutoff {
+		return cutoff
+	}
+	return -1
+}
+
+// countOld counts the deliveries of a webhook, but no more than a limit.
+func countOld(pending bool) string {
+	if pending {
+		return `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL LIMIT ?)`
+	}
+	return `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_at WHERE webhook = ? AND due IS NULL LIMIT ?)`
+}
+
 // findOld returns up to limit deliveries of a webhook that are too old or beyond the cap, the oldest first.
 func (s *SQLiteStore) findOld(ctx context.Context, db *sql.DB, id int64, pending bool, r Retention, limit int) ([]old, error) {
 	excess := 0
 	if r.MaxPerWebhook > 0 {
-		count := `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_at WHERE webhook = ? AND due IS NULL LIMIT ?)`
-		if pending {
-			count = `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL LIMIT ?)`
-		}
-		if err := scan(db.QueryRowContext(ctx, count, id, r.MaxPerWebhook+limit), &excess); err != nil {
+		if err := scan(db.QueryRowContext(ctx, countOld(pending), id, r.MaxPerWebhook+limit), &excess); err != nil {
 			return nil, err
 		}
 		excess -= r.MaxPerWebhook
 	}
 	now := s.writer.wall()
-	cutoff := int64(-1)
-	if r.MaxAge > 0 {
-		cutoff = now.Add(-r.MaxAge).UnixMilli()
-	}
-	queries := []string{`SELECT id, diverted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_at
+	cutoff := r.cutoff(now)
+	queries := []string{`SELECT event, diverted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_at
 		WHERE webhook = ?1 AND due IS NULL AND ?2 > 0 ORDER BY diverted_at LIMIT ?3`}
 	if pending {
+		var suspended int64
+		err := scan(db.QueryRowContext(ctx, `SELECT coalesce(max(suspended_at), 0) FROM diverted_webhooks WHERE id = ?`, id), &suspended)
+		if err != nil {
+			return nil, err
+		}
+		cutoff = r.heldCutoff(now, suspended)
 		queries = []string{
-			`SELECT id, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
+			`SELECT event, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
 			WHERE webhook = ?1 AND due = 0 AND ?2 > 0 ORDER BY id LIMIT ?3`,
-			`SELECT id, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
+			`SELECT event, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
 			WHERE webhook = ?1 AND due > 0 AND (token IS NULL OR due <= ?2) ORDER BY id LIMIT ?3`,
 		}
+	}
+	if excess <= 0 && cutoff < 0 {
+		return nil, nil
 	}
 	var all []old
 	for _, query := range queries {
@@ -136,7 +167,7 @@ func (s *SQLiteStore) findOld(ctx context.Context, db *sql.DB, id int64, pending
 		}
 		for n := 0; rows.Next(); n++ {
 			var o old
-			if err := scan(rows, &o.id, &o.at); err != nil {
+			if err := scan(rows, &o.event, &o.at); err != nil {
 				return nil, errors.Join(err, rows.Close())
 			}
 			if n >= excess && o.at > cutoff {
@@ -156,24 +187,36 @@ func (s *SQLiteStore) findOld(ctx context.Context, db *sql.DB, id int64, pending
 	return all[:n], nil
 }
 
-// purgeOld deletes deliveries of a webhook that are still as they were found.
-func (tx *sqliteTx) purgeOld(id int64, pending bool, all []old) (key WebhookKey, n int) {
+// purgeOld deletes deliveries of a webhook that are as they were found, and too old or beyond the cap still.
+func (tx *sqliteTx) purgeOld(id int64, pending bool, r Retention, all []old) (key WebhookKey, n int) {
 	row := tx.webhookByID(id)
 	if row == nil || pending && row.active() {
 		return WebhookKey{}, 0
 	}
+	cutoff := r.cutoff(tx.now)
+	if pending {
+		cutoff = r.heldCutoff(tx.now, millis(row.webhook.SuspendedAt))
+	}
+	excess := 0
+	if r.MaxPerWebhook > 0 && all[len(all)-1].at > cutoff {
+		tx.query1(countOld(pending), []any{id, r.MaxPerWebhook + len(all)}, &excess)
+		excess -= r.MaxPerWebhook
+	}
 	for _, o := range all {
+		if o.at > cutoff && n >= excess {
+			break
+		}
 		if pending {
-			if tx.exec(`DELETE FROM diverted_deliveries WHERE id = ? AND webhook = ? AND due IS NOT NULL AND (token IS NULL OR due <= ?)`,
-				o.id, id, tx.now.UnixMilli()) > 0 {
+			if tx.exec(`DELETE FROM diverted_deliveries WHERE webhook = ? AND event = ? AND due IS NOT NULL AND accepted_at = ?
+				AND (token IS NULL OR due <= ?)`, id, o.event, o.at, tx.now.UnixMilli()) > 0 {
 				tx.count(id, -1)
 				n++
 			}
 			continue
 		}
 		var trigger sql.NullString
-		if tx.query1(`DELETE FROM diverted_deliveries WHERE id = ? AND webhook = ? AND due IS NULL AND diverted_at = ? RETURNING `+sqliteTrigger,
-			[]any{o.id, id, o.at}, &trigger) {
+		if tx.query1(`DELETE FROM diverted_deliveries WHERE webhook = ? AND event = ? AND due IS NULL AND diverted_at = ? RETURNING `+sqliteTrigger,
+			[]any{id, o.event, o.at}, &trigger) {
 			tx.aside(id, longTrigger(trigger.String), -1)
 			n++
 		}
@@ -207,24 +250,19 @@ func (s *SQLiteStore) Expunge(ctx context.Context, key Key) error {
 			return err
 		}
 		var last, before []byte
-		tx.query1(`SELECT failure, failures FROM diverted_deliveries WHERE webhook = ? AND event = ?`, []any{row.id, key.Event[:]}, &last, &before)
-		failure, err := decodeFailure(last)
-		var failures []Failure
-		if err == nil {
-			failures, err = decodeFailures(before, failure)
-		}
-		if err != nil {
-			failures = nil // damaged: whatever it says has to go
-		}
-		for i, f := range failures {
-			failures[i] = f.Expunged()
-		}
-		earlier, latest := encodeFailures(failures)
+		var was, is sql.NullString
+		tx.query1(`SELECT failure, failures, `+sqliteTrigger+` FROM diverted_deliveries WHERE webhook = ? AND event = ?`,
+			[]any{row.id, key.Event[:]}, &last, &before, &was)
+		earlier, latest := encodeFailures(tx.expungeFailures(before, last))
 		ignore := func(*sql.Rows) error { return nil }
 		tx.queryAll(`PRAGMA secure_delete = 1`, nil, ignore)
-		tx.exec(`UPDATE diverted_deliveries SET body = x'', failure = ?, failures = ? WHERE webhook = ? AND event = ?`,
-			latest, earlier, row.id, key.Event[:])
+		tx.query1(`UPDATE diverted_deliveries SET body = x'', failure = ?, failures = ? WHERE webhook = ? AND event = ? RETURNING `+sqliteTrigger,
+			[]any{latest, earlier, row.id, key.Event[:]}, &is)
 		tx.queryAll(`PRAGMA secure_delete = 0`, nil, ignore)
+		if was != is { // the last failure was damaged
+			tx.countAside(row.id, longTrigger(was.String), -1)
+			tx.countAside(row.id, longTrigger(is.String), 1)
+		}
 		return nil
 	})
 }

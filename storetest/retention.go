@@ -116,7 +116,7 @@ var retentionTests = []test{
 		k.equal(len(k.claim(20)), 9)
 	}},
 
-	{rule: "what a suspended webhook holds is as old as its acceptance", needs: retention | exactTime, run: func(k *kit) {
+	{rule: "what a suspended webhook holds is as old as its acceptance, if that came after the suspension", needs: retention | exactTime, run: func(k *kit) {
 		w := k.webhook()
 		old := k.send(w, 4)
 		c := k.claim(2)
@@ -130,6 +130,37 @@ var retentionTests = []test{
 		k.equal(k.purge(w.Key(), diverted.Retention{MaxAge: time.Hour}, 1).Pending, len(old))
 		k.unsuspend(w)
 		k.claims(young...)
+	}},
+
+	{rule: "what was accepted before a suspension is as old as the suspension: retries, and what was resent, have their time", needs: retention | exactTime, run: func(k *kit) {
+		w := k.webhook()
+		resent := k.aside(w)
+		k.send(w, 2)
+		k.settle(retry(k.claim(1)[0], 10*time.Hour))
+		time.Sleep(5 * time.Hour)
+		k.ok(k.store.Resend(k.ctx, resent))
+		k.suspend(w)
+		r := diverted.Retention{MaxAge: time.Hour}
+		k.equal(k.purge(w.Key(), r, 0).Pending, 0)
+		time.Sleep(59 * time.Minute)
+		k.equal(k.purge(w.Key(), r, 0).Pending, 0)
+		k.unsuspend(w)
+		k.suspend(w) // begins anew
+		time.Sleep(59 * time.Minute)
+		k.equal(k.purge(w.Key(), r, 0).Pending, 0)
+		time.Sleep(2 * time.Minute)
+		k.equal(k.purge(w.Key(), r, 0).Pending, 3)
+	}},
+
+	{rule: "what a webhook holds that is only disabled has no age, and the cap alone bounds it", needs: retention | exactTime, run: func(k *kit) {
+		w := k.webhook(disabled)
+		k.send(w, 3)
+		time.Sleep(1000 * time.Hour)
+		k.equal(k.purge(w.Key(), diverted.Retention{MaxAge: time.Hour}, 0).Pending, 0)
+		k.equal(k.purge(w.Key(), diverted.Retention{MaxAge: time.Hour, MaxPerWebhook: 2}, 0).Pending, 1)
+		k.suspend(w)
+		time.Sleep(time.Hour)
+		k.equal(k.purge(w.Key(), diverted.Retention{MaxAge: time.Hour}, 0).Pending, 2)
 	}},
 
 	{rule: "retention of everything purges nothing, and one that breaks a rule is invalid", needs: retention, run: func(k *kit) {

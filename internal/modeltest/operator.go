@@ -238,7 +238,16 @@ func (m *machine) purge(t *rapid.T) {
 		}
 		all := w.pending()
 		held := slices.DeleteFunc(slices.Clone(all), func(d *delivery) bool { return d.token != 0 && !over(d.due) })
-		purged -= m.purged(t, w, held, len(all), left, r.Retention, func(d *delivery) time.Time { return d.acceptedAt })
+		retention := r.Retention
+		if !w.value.Suspended() {
+			retention.MaxAge = 0
+		}
+		purged -= m.purged(t, w, held, len(all), left, retention, func(d *delivery) time.Time {
+			if w.value.SuspendedAt.After(d.acceptedAt) {
+				return w.value.SuspendedAt
+			}
+			return d.acceptedAt
+		})
 	}
 	equal(t, "purged beyond what had to go", purged, 0)
 }
