@@ -75,8 +75,8 @@ type DivertedQuery struct {
 	Failures bool
 	// After leaves out all up to and including this event locator. Zero: none.
 	After ulid.ULID
-	// Offset leaves out so many of what remains, ≥ 0. Its cost grows with it; After costs the same at any
-	// depth.
+	// Offset leaves out so many of what remains, 0 to [MaxOffset]. Its cost grows with it; After costs the
+	// same at any depth.
 	Offset int
 	// Limit is the size of the page, 1 to [MaxPage]. Zero: [DefaultPage].
 	Limit int
@@ -105,8 +105,8 @@ func (q DivertedQuery) ForPending() error {
 
 func page(offset, limit int) (int, error) {
 	var f faults
-	if offset < 0 {
-		f.add("offset", "must be 0 or more, was %d", offset)
+	if offset < 0 || offset > MaxOffset {
+		f.add("offset", "must be 0 to %d, was %d; after goes deeper", MaxOffset, offset)
 	}
 	if limit < 0 || limit > MaxPage {
 		f.add("count", "must be 1 to %d, was %d", MaxPage, limit)
@@ -148,12 +148,14 @@ type DivertedPage struct {
 	More bool
 }
 
-// The sizes of a page.
+// The bounds of a page.
 const (
 	// DefaultPage is the size of a page where a query names none.
 	DefaultPage = 100
 	// MaxPage is the greatest size of a page.
 	MaxPage = 1000
+	// MaxOffset is the greatest offset. Beyond it a list goes on after the last event, or webhook, of a page.
+	MaxOffset = 100_000
 )
 
 // WebhookStore keeps webhooks. A webhook that was deleted is as if it had never been.

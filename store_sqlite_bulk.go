@@ -61,7 +61,7 @@ func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkR
 	return s.bulk(ctx, request, sqliteBulk{
 		action: "divert all pending deliveries",
 		selects: func(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
-			return selectPending(ctx, db, webhook, r.After[:], limit, ` AND accepted_at < ? AND (? = '' OR type = ?)`,
+			return selectPending(ctx, db, webhook, r.After[:], 0, limit, ` AND accepted_at < ? AND (? = '' OR type = ?)`,
 				millisUp(r.Before), r.Filter.EventType, r.Filter.EventType)
 		},
 		may: func(row *sqliteWebhook) error {

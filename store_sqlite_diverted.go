@@ -105,7 +105,8 @@ func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (Di
 		columns = divertedColumns + `, failures`
 	}
 	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
-		return selectEvents(ctx, db, id, selection{filter: q.Filter, after: q.After[:], limit: q.Offset + q.Limit + 1})
+		events, err := selectEvents(ctx, db, id, selection{filter: q.Filter, after: q.After[:], limit: q.Offset + q.Limit + 1})
+		return events[min(q.Offset, len(events)):], err
 	}
 	if query.Filter.IsZero() {
 		finds = nil
@@ -136,7 +137,7 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 	}
 	now := s.writer.wall().UnixMilli()
 	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
-		return selectPending(ctx, db, id, q.After[:], q.Offset+q.Limit+1, ``)
+		return selectPending(ctx, db, id, q.After[:], q.Offset, q.Limit+1, ``)
 	}
 	more, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL", finds, func(rows *sql.Rows) error {
 		var (
@@ -169,8 +170,8 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 	return page, err
 }
 
-// list reads a page of deliveries, and says whether there are more. finds returns the locators of the page,
-// with those before it, and one more; nil if the rows themselves are in the order of an index.
+// list reads a page of deliveries, and says whether there are more. finds returns the locators of the page, and
+// one more; nil if the rows themselves are in the order of an index.
 func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQuery, columns, where string,
 	finds func(context.Context, *sql.DB, int64, DivertedQuery) ([][]byte, error), each func(*sql.Rows) error) (more bool, err error) {
 	query, err = query.WithDefaults()
@@ -185,11 +186,8 @@ func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQue
 		selected, args := `event > ?`, []any{id, query.After[:], query.Limit + 1, query.Offset}
 		if finds != nil {
 			events, err := finds(ctx, db, id, query)
-			if err != nil {
+			if err != nil || len(events) == 0 {
 				return err
-			}
-			if events = events[min(query.Offset, len(events)):]; len(events) == 0 {
-				return nil
 			}
 			more = len(events) > query.Limit
 			events = events[:min(query.Limit, len(events))]

@@ -5,6 +5,8 @@ import (
 	"context"
 	"database/sql"
 	"slices"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // Diverted events are selected in two steps: their locators, from an index that has all that a filter asks
@@ -87,20 +89,29 @@ func selectEvents(ctx context.Context, db *sql.DB, webhook int64, s selection) (
 			WHERE webhook = ? AND due IS NULL AND event > ? AND diverted_at < ? ORDER BY event LIMIT ?`,
 			webhook, s.after, to, s.limit)
 	}
-	// Within a trigger and a type events ascend: as many of each as are wanted, and the first of them all.
+	// Within a trigger and a type events ascend: as many of each as are wanted, and the first of them all. What
+	// is found bounds what the groups after it can add.
 	var all [][]byte
+	before := afterAll
 	err := eachGroup(ctx, db, webhook, f, func(trigger, eventType string) error {
 		events, err := queryEvents(ctx, db, `
 			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_by
-			WHERE webhook = ? AND due IS NULL AND `+sqliteTrigger+` = ? AND type = ? AND event > ?
+			WHERE webhook = ? AND due IS NULL AND `+sqliteTrigger+` = ? AND type = ? AND event > ? AND event < ?
 			AND diverted_at >= ? AND diverted_at < ? ORDER BY event LIMIT ?`,
-			webhook, trigger, eventType, s.after, from, to, s.limit)
+			webhook, trigger, eventType, s.after, before, from, to, s.limit)
 		all = append(all, events...)
+		slices.SortFunc(all, bytes.Compare)
+		if len(all) >= s.limit {
+			all = all[:s.limit]
+			before = all[s.limit-1]
+		}
 		return err
 	})
-	slices.SortFunc(all, bytes.Compare)
-	return all[:min(s.limit, len(all))], err
+	return all, err
 }
+
+// afterAll is greater than every event.
+var afterAll = bytes.Repeat([]byte{0xff}, len(ulid.ULID{})+1)
 
 // someOf returns those of a few events that a selection selects, ascending.
 func someOf(ctx context.Context, db *sql.DB, webhook int64, events [][]byte, s selection) (some [][]byte, err error) {
@@ -190,9 +201,9 @@ func eachTrigger(ctx context.Context, db sqliteQueryer, webhook int64, each func
 	}
 }
 
-// selectPending returns the locators of up to limit pending deliveries, ascending. If there are few they are
-// sorted; else they are read in order, between the diverted ones.
-func selectPending(ctx context.Context, db *sql.DB, webhook int64, after []byte, limit int, and string, args ...any) ([][]byte, error) {
+// selectPending returns the locators of up to limit pending deliveries beyond an offset, ascending. If there are
+// few they are sorted; else they are read in order, between the diverted ones.
+func selectPending(ctx context.Context, db *sql.DB, webhook int64, after []byte, offset, limit int, and string, args ...any) ([][]byte, error) {
 	var n int
 	err := scan(db.QueryRowContext(ctx, `
 		SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due
@@ -205,8 +216,8 @@ func selectPending(ctx context.Context, db *sql.DB, webhook int64, after []byte,
 		index = "diverted_deliveries_due"
 	}
 	return queryEvents(ctx, db, `SELECT event FROM diverted_deliveries INDEXED BY `+index+`
-		WHERE webhook = ? AND due IS NOT NULL AND event > ?`+and+` ORDER BY event LIMIT ?`,
-		append(append([]any{webhook, after}, args...), limit)...)
+		WHERE webhook = ? AND due IS NOT NULL AND event > ?`+and+` ORDER BY event LIMIT ? OFFSET ?`,
+		append(append([]any{webhook, after}, args...), limit, offset)...)
 }
 
 func queryEvents(ctx context.Context, db *sql.DB, query string, args ...any) (events [][]byte, err error) {

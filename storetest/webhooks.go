@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -265,9 +266,9 @@ var webhookTests = []test{
 		k.that(!page.More, "there is said to be more than there is")
 	}},
 
-	{rule: "a list of a negative offset or an impossible number is invalid", run: func(k *kit) {
+	{rule: "a list of an impossible offset or number is invalid", run: func(k *kit) {
 		w := k.webhook()
-		for _, bad := range []struct{ offset, limit int }{{-1, 10}, {0, -1}, {0, diverted.MaxPage + 1}} {
+		for _, bad := range []struct{ offset, limit int }{{-1, 10}, {diverted.MaxOffset + 1, 10}, {math.MaxInt, 10}, {0, -1}, {0, diverted.MaxPage + 1}} {
 			_, err := k.store.ListWebhooks(k.ctx, diverted.WebhookQuery{Tenant: k.tenant, Offset: bad.offset, Limit: bad.limit})
 			k.fails(err, diverted.ErrInvalid)
 			q := diverted.DivertedQuery{Webhook: w.Key(), Offset: bad.offset, Limit: bad.limit}
