@@ -115,7 +115,7 @@ func NewEvent(eventType string, data any) (Event, error) {
 			return Event{}, invalid("data", "must be a value that JSON can encode, was a %T", data)
 		}
 		e.Data = encoded
-		if len(encoded) <= MaxEventBytes/2 { // the data needs no second look
+		if len(encoded) <= MaxEventBytes/2 && !mayBeDeep(encoded) { // the data needs no second look
 			var f faults
 			e.check(&f)
 			if err := f.err(); err != nil {
@@ -165,6 +165,9 @@ func (e Event) Encode() ([]byte, error) {
 		f.add("data", "must be one JSON value, in UTF-8")
 	}
 	b.WriteByte('}')
+	if mayBeDeep(e.Data) && len(f.fields) == 0 && !json.Valid(b.Bytes()) {
+		f.add("data", "must be nested less than %d deep", maxDepth)
+	}
 	if b.Len() > MaxEventBytes {
 		f.add("data", "must leave the encoded event within %d bytes, was %d bytes", MaxEventBytes, b.Len())
 	}
@@ -172,6 +175,14 @@ func (e Event) Encode() ([]byte, error) {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+// maxDepth is how deep JSON may be nested for package encoding/json to read it.
+const maxDepth = 10_000
+
+// mayBeDeep says whether data could be nested so deep that the event around it is too deep to be read again.
+func mayBeDeep(data []byte) bool {
+	return len(data) >= maxDepth && bytes.Count(data, []byte{'['})+bytes.Count(data, []byte{'{'}) >= maxDepth
 }
 
 // check adds the faults of all fields but Data.

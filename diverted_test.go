@@ -135,6 +135,7 @@ func TestEventValidate(t *testing.T) {
 		{"data that closes the body", func(e *Event) { e.Data = json.RawMessage(`1},{"data":2`) }, "data", "must be one JSON value"},
 		{"data that is not UTF-8", func(e *Event) { e.Data = json.RawMessage("\"\xff\"") }, "data", "must be one JSON value, in UTF-8"},
 		{"data too deep", func(e *Event) { e.Data = json.RawMessage(strings.Repeat("[", 1e6)) }, "data", "must be one JSON value"},
+		{"data that the event makes too deep", func(e *Event) { e.Data = nested(10_000) }, "data", "must be nested less than 10000 deep"},
 		{"too much data", func(e *Event) { e.Data = json.RawMessage(`"` + strings.Repeat("a", MaxEventBytes) + `"`) }, "data", "must leave the encoded event within 16777216 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -146,6 +147,20 @@ func TestEventValidate(t *testing.T) {
 			is.True(strings.Contains(detailOf(err, tt.path), tt.detail))
 		})
 	}
+}
+
+func nested(depth int) json.RawMessage {
+	return json.RawMessage(strings.Repeat("[", depth) + strings.Repeat("]", depth))
+}
+
+func TestTheDeepestEventIsReadAgain(t *testing.T) {
+	is := is.New(t)
+	event, err := NewEvent("order.paid", nested(9_999))
+	is.NoErr(err)
+	body, err := event.Encode()
+	is.NoErr(err)
+	_, err = DecodeEvent(body)
+	is.NoErr(err)
 }
 
 func TestDecodeEventRefusesWhatIsNone(t *testing.T) {
