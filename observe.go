@@ -52,8 +52,9 @@ type Observer struct {
 // quick and safe for concurrent use; one that panics is contained and logged.
 type Tracer interface {
 	// Accepting returns what identifies the span of ctx, as the header traceparent of W3C Trace Context
-	// (https://www.w3.org/TR/trace-context/) does; "" for none. It is kept with what is sent and published
-	// in ctx; anything but a header of version 00, which has 55 characters, is not.
+	// (https://www.w3.org/TR/trace-context/) does; "" for none. It is kept with what Send and Publish of the
+	// [Dispatcher] accept in ctx; anything but a header of version 00, which has 55 characters, is not. What a
+	// store accepts in the host's transaction ([SQLiteStore.SendTx]) has none.
 	Accepting(ctx context.Context) (traceparent string)
 	// Attempting begins the span of an attempt, of which Failure, Status and Duration are not known yet. If
 	// traceparent is not "", the request carries it. end ends the span.

@@ -114,7 +114,8 @@ func (tx *sqliteTx) statusOf(row *sqliteWebhook, event ulid.ULID) AcceptStatus {
 
 // SendTx is [Dispatcher.Send] as a part of the host's transaction: the event is sent exactly if tx
 // commits. tx must be on the database of the store. Call [Dispatcher.Wake] after the commit; otherwise
-// a dispatcher finds the event within a second.
+// a dispatcher finds the event within a second. The store has no [Tracer], so that the attempts are not connected
+// with the span of ctx.
 //
 // The errors are [ErrNotFound] for an unknown webhook, [ErrInvalid], and those of the database; after the
 // latter roll back.

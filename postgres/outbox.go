@@ -38,7 +38,8 @@ const (
 
 // SendTx is [diverted.Dispatcher.Send] as a part of the host's transaction: the event is sent exactly if tx
 // commits. tx must be on the database of the store, through any pool. Dispatchers are told at the commit
-// (see [Config.NoNotify]).
+// (see [Config.NoNotify]). The store has no [diverted.Tracer], so that the attempts are not connected with the
+// span of ctx.
 //
 // The errors are [diverted.ErrNotFound] for an unknown webhook, [diverted.ErrInvalid], and those of the
 // database; after the latter roll back.
