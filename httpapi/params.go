@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -191,7 +190,7 @@ func (c *call) eventTypes(f *faults, name string) []string {
 
 // page reads the parameters that lists share.
 func (c *call) page(f *faults) (offset, count int, after ulid.ULID) {
-	offset = c.number(f, "offset", 0, 0, math.MaxInt32)
+	offset = c.number(f, "offset", 0, 0, diverted.MaxOffset) // after goes deeper
 	count = c.number(f, "count", diverted.DefaultPage, 1, diverted.MaxPage)
 	after = c.locator(f, "after")
 	return offset, count, after
