@@ -34,11 +34,12 @@ func TestPurgeSparesWhatWasAcceptedSinceItLooked(t *testing.T) {
 	is.Equal(purged.Webhooks, []Purged{{Webhook: w.Key(), Pending: 2}})
 	accept(again) // SQLite gives it the row id that was freed
 	accept(realMessage(t, w, 2))
+	var n int
 	is.NoErr(s.write(t.Context(), "purge", func(tx *sqliteTx) error {
-		_, n := tx.purgeOld(id, true, retention, found)
-		is.Equal(n, 0)
+		_, n = tx.purgeOld(id, true, retention, found)
 		return nil
 	}))
+	is.Equal(n, 0)
 	page, err := s.ListPending(t.Context(), DivertedQuery{Webhook: w.Key()})
 	is.NoErr(err)
 	is.Equal(len(page.Deliveries), 2)
@@ -56,11 +57,12 @@ func TestPurgeSparesWhatIsWithinTheCapByNow(t *testing.T) {
 	for _, key := range keys[4:] { // an operator deletes the youngest meanwhile
 		is.NoErr(s.DeleteDiverted(t.Context(), key))
 	}
+	var n int
 	is.NoErr(s.write(t.Context(), "purge", func(tx *sqliteTx) error {
-		_, n := tx.purgeOld(id, false, retention, found)
-		is.Equal(n, 1)
+		_, n = tx.purgeOld(id, false, retention, found)
 		return nil
 	}))
+	is.Equal(n, 1)
 	page, err := s.ListDiverted(t.Context(), DivertedQuery{Webhook: webhook})
 	is.NoErr(err)
 	is.Equal(len(page.Events), 3)
