@@ -227,6 +227,8 @@ func (c *child) kill() error {
 // Test runs a [Run] as a test.
 func Test(t *testing.T, c Config) {
 	t.Helper()
+	// On a slow machine a service may need longer to begin than it is given to live.
+	c.Acknowledged = max(c.Acknowledged, 100*c.Kills)
 	report, err := Run(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
