@@ -3,6 +3,7 @@ package diverted_test
 import (
 	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,9 +32,10 @@ func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
 			Offline: func() { began++ },
 			Online:  func(after time.Duration) { ended, lasted = ended+1, after },
 		}
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		w.receiver.answers(func(message, int) response {
-			if down {
+			if down.Load() {
 				return response{err: io.ErrUnexpectedEOF}
 			}
 			return response{status: 200}
@@ -64,7 +66,7 @@ func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
 		}
 		w.is.Equal(w.log.count("no receiver can be reached"), 1)
 
-		down = false
+		down.Store(false)
 		w.sleep(10 * time.Minute)
 		w.is.Equal(ended, 1)
 		w.is.True(lasted >= time.Hour && lasted <= time.Hour+2*time.Second)

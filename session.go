@@ -248,8 +248,8 @@ func (s *session) loop() (left int) {
 			s.step(claim)
 		default:
 			s.waiting = true
-			s.mu.Unlock()
 			timer.Reset(s.nextLook().Sub(now))
+			s.mu.Unlock()
 			select {
 			case <-s.wake:
 			case <-timer.C:
@@ -260,7 +260,7 @@ func (s *session) loop() (left int) {
 	}
 }
 
-// nextLook returns when the loop must look again if nothing wakes it. It is a second away at most, so that
+// nextLook returns when the loop must look again if nothing wakes it. mu is held. It is a second away at most, so that
 // a clock that was set, or a machine that slept, is noticed soon.
 func (s *session) nextLook() time.Time {
 	at := s.refreshAt

@@ -107,7 +107,7 @@ func TestADispatcherOutlivesTheFaultsOfItsDatabase(t *testing.T) {
 				disabled.Enabled = false
 				held, err := s.CreateWebhook(t.Context(), disabled)
 				is.NoErr(err)
-				var log strings.Builder
+				var log sharedLog
 				var receiver taker
 				d, err := NewDispatcher(s, Config{Transport: &receiver, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 				is.NoErr(err)
@@ -295,4 +295,22 @@ func TestDamagedPagesAreAnErrorAndNeverACrash(t *testing.T) {
 	if found == 0 {
 		t.Error("the test proves nothing: no damage was found")
 	}
+}
+
+// sharedLog is a log that is read while it is written.
+type sharedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *sharedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *sharedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
