@@ -279,6 +279,18 @@ func (s *SQLiteStore) read(ctx context.Context, action string, query func(db *sq
 	return sqliteError(action, err)
 }
 
+// snapshot runs queries that must see one state of the database, outside of the writer.
+func (s *SQLiteStore) snapshot(ctx context.Context, action string, query func(tx *sql.Tx) error) error {
+	return s.read(ctx, action, func(db *sql.DB) error {
+		tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() // there is nothing to commit
+		return query(tx)
+	})
+}
+
 // write runs apply in a transaction, together with what others write at this moment, and returns when it
 // is committed. apply may run more than once, and then begins anew; it must not keep what it did before.
 // If it returns an error it must have changed nothing; the error is returned as it is.

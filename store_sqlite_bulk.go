@@ -18,7 +18,7 @@ const bulkPart = 100
 type sqliteBulk struct {
 	action string
 	// selects returns up to so many locators of events, ascending.
-	selects func(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error)
+	selects func(ctx context.Context, tx *sql.Tx, webhook int64, r *BulkRequest, limit int) ([][]byte, error)
 	// may says whether the webhook, nil if there is none, lets the step happen.
 	may func(row *sqliteWebhook) error
 	// apply changes one event, and says whether it did.
@@ -60,8 +60,8 @@ func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkR
 	}
 	return s.bulk(ctx, request, sqliteBulk{
 		action: "divert all pending deliveries",
-		selects: func(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
-			return selectPending(ctx, db, webhook, r.After[:], 0, limit, ` AND accepted_at < ? AND (? = '' OR type = ?)`,
+		selects: func(ctx context.Context, tx *sql.Tx, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
+			return selectPending(ctx, tx, webhook, r.After[:], 0, limit, ` AND accepted_at < ? AND (? = '' OR type = ?)`,
 				millisUp(r.Before), r.Filter.EventType, r.Filter.EventType)
 		},
 		may: func(row *sqliteWebhook) error {
@@ -90,12 +90,12 @@ func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkR
 	})
 }
 
-func selectForBulk(ctx context.Context, db *sql.DB, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
+func selectForBulk(ctx context.Context, tx *sql.Tx, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
 	f := r.Filter
 	if f.Until.IsZero() || r.Before.Before(f.Until) {
 		f.Until = r.Before
 	}
-	return selectEvents(ctx, db, webhook, selection{filter: f, after: r.After[:], limit: limit})
+	return selectEvents(ctx, tx, webhook, selection{filter: f, after: r.After[:], limit: limit})
 }
 
 // bulk makes a step.
@@ -114,10 +114,10 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 		}
 	}
 	var events [][]byte
-	err = s.read(ctx, b.action, func(db *sql.DB) error {
-		id, err := webhookID(ctx, db, r.Webhook)
+	err = s.snapshot(ctx, b.action, func(tx *sql.Tx) error {
+		id, err := webhookID(ctx, tx, r.Webhook)
 		if id != 0 && err == nil {
-			events, err = b.selects(ctx, db, id, &r, r.Limit+1)
+			events, err = b.selects(ctx, tx, id, &r, r.Limit+1)
 		}
 		return err
 	})

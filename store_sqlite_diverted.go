@@ -104,8 +104,8 @@ func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (Di
 	if query.Failures {
 		columns = divertedColumns + `, failures`
 	}
-	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
-		events, err := selectEvents(ctx, db, id, selection{filter: q.Filter, after: q.After[:], limit: q.Offset + q.Limit + 1})
+	finds := func(ctx context.Context, tx *sql.Tx, id int64, q DivertedQuery) ([][]byte, error) {
+		events, err := selectEvents(ctx, tx, id, selection{filter: q.Filter, after: q.After[:], limit: q.Offset + q.Limit + 1})
 		return events[min(q.Offset, len(events)):], err
 	}
 	if query.Filter.IsZero() {
@@ -136,8 +136,8 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 		return page, err
 	}
 	now := s.writer.wall().UnixMilli()
-	finds := func(ctx context.Context, db *sql.DB, id int64, q DivertedQuery) ([][]byte, error) {
-		return selectPending(ctx, db, id, q.After[:], q.Offset, q.Limit+1, ``)
+	finds := func(ctx context.Context, tx *sql.Tx, id int64, q DivertedQuery) ([][]byte, error) {
+		return selectPending(ctx, tx, id, q.After[:], q.Offset, q.Limit+1, ``)
 	}
 	more, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL", finds, func(rows *sql.Rows) error {
 		var (
@@ -171,21 +171,22 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 }
 
 // list reads a page of deliveries, and says whether there are more. finds returns the locators of the page, and
-// one more; nil if the rows themselves are in the order of an index.
+// one more; nil if the rows themselves are in the order of an index. All is of one moment: a page that lacked
+// what was settled between the two steps would be short although there are more, and its reader would stop.
 func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQuery, columns, where string,
-	finds func(context.Context, *sql.DB, int64, DivertedQuery) ([][]byte, error), each func(*sql.Rows) error) (more bool, err error) {
+	finds func(context.Context, *sql.Tx, int64, DivertedQuery) ([][]byte, error), each func(*sql.Rows) error) (more bool, err error) {
 	query, err = query.WithDefaults()
 	if err != nil {
 		return false, err
 	}
-	return more, s.read(ctx, action, func(db *sql.DB) error {
-		id, err := webhookID(ctx, db, query.Webhook)
+	return more, s.snapshot(ctx, action, func(tx *sql.Tx) error {
+		id, err := webhookID(ctx, tx, query.Webhook)
 		if id == 0 || err != nil {
 			return err
 		}
 		selected, args := `event > ?`, []any{id, query.After[:], query.Limit + 1, query.Offset}
 		if finds != nil {
-			events, err := finds(ctx, db, id, query)
+			events, err := finds(ctx, tx, id, query)
 			if err != nil || len(events) == 0 {
 				return err
 			}
@@ -195,9 +196,9 @@ func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQue
 			for _, event := range events {
 				args = append(args, event)
 			}
-			args = append(args, query.Limit, 0) // what has gone since is left out
+			args = append(args, query.Limit, 0)
 		}
-		rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries
+		rows, err := tx.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries
 			WHERE webhook = ? AND `+selected+` AND `+where+` ORDER BY event LIMIT ? OFFSET ?`, args...)
 		if err != nil {
 			return err

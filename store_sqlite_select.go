@@ -10,8 +10,8 @@ import (
 )
 
 // Diverted events are selected in two steps: their locators, from an index that has all that a filter asks
-// for, and then what is wanted of their rows. A page comes ascending by event, so an index is of use if the
-// events that it selects are in this order, or few.
+// for, and then what is wanted of their rows, in one snapshot. A page comes ascending by event, so an index is of
+// use if the events that it selects are in this order, or few.
 
 // sqliteTrigger is the trigger of a row, cut to three characters, as the index diverted_deliveries_by has it.
 const sqliteTrigger = `substr(failure, 13, 3)`
@@ -56,11 +56,11 @@ const fewEvents = 10_000
 const someEvents = 500
 
 // selectEvents returns the locators of up to s.limit diverted events, ascending.
-func selectEvents(ctx context.Context, db *sql.DB, webhook int64, s selection) ([][]byte, error) {
+func selectEvents(ctx context.Context, tx *sql.Tx, webhook int64, s selection) ([][]byte, error) {
 	from, to := s.times()
 	f := s.filter
 	if !f.Since.IsZero() || !f.Until.IsZero() {
-		few, err := queryEvents(ctx, db, `
+		few, err := queryEvents(ctx, tx, `
 			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_at
 			WHERE webhook = ? AND due IS NULL AND diverted_at >= ? AND diverted_at < ? LIMIT ?`,
 			webhook, from, to, fewEvents)
@@ -68,12 +68,18 @@ func selectEvents(ctx context.Context, db *sql.DB, webhook int64, s selection) (
 			return nil, err
 		}
 		if len(few) < fewEvents {
-			return someOf(ctx, db, webhook, few, s)
+			return someOf(ctx, tx, webhook, few, s)
 		}
 	}
-	if f.Trigger == "" && f.EventType == "" && !f.Since.IsZero() {
+	if f.Trigger == "" && f.EventType == "" {
+		if f.Since.IsZero() {
+			return queryEvents(ctx, tx, `
+				SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
+				WHERE webhook = ? AND due IS NULL AND event > ? AND diverted_at < ? ORDER BY event LIMIT ?`,
+				webhook, s.after, to, s.limit)
+		}
 		// If nearly all are selected, the first that there are make the page.
-		first, err := queryEvents(ctx, db, `
+		first, err := queryEvents(ctx, tx, `
 			SELECT event FROM (
 				SELECT event, diverted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
 				WHERE webhook = ? AND due IS NULL AND event > ? ORDER BY event LIMIT ?)
@@ -83,18 +89,12 @@ func selectEvents(ctx context.Context, db *sql.DB, webhook int64, s selection) (
 			return first, err
 		}
 	}
-	if f.Trigger == "" && f.EventType == "" && f.Since.IsZero() {
-		return queryEvents(ctx, db, `
-			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
-			WHERE webhook = ? AND due IS NULL AND event > ? AND diverted_at < ? ORDER BY event LIMIT ?`,
-			webhook, s.after, to, s.limit)
-	}
 	// Within a trigger and a type events ascend: as many of each as are wanted, and the first of them all. What
 	// is found bounds what the groups after it can add.
 	var all [][]byte
 	before := afterAll
-	err := eachGroup(ctx, db, webhook, f, func(trigger, eventType string) error {
-		events, err := queryEvents(ctx, db, `
+	err := eachGroup(ctx, tx, webhook, f, func(trigger, eventType string) error {
+		events, err := queryEvents(ctx, tx, `
 			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_by
 			WHERE webhook = ? AND due IS NULL AND `+sqliteTrigger+` = ? AND type = ? AND event > ? AND event < ?
 			AND diverted_at >= ? AND diverted_at < ? ORDER BY event LIMIT ?`,
@@ -114,9 +114,9 @@ func selectEvents(ctx context.Context, db *sql.DB, webhook int64, s selection) (
 var afterAll = bytes.Repeat([]byte{0xff}, len(ulid.ULID{})+1)
 
 // someOf returns those of a few events that a selection selects, ascending.
-func someOf(ctx context.Context, db *sql.DB, webhook int64, events [][]byte, s selection) (some [][]byte, err error) {
+func someOf(ctx context.Context, tx *sql.Tx, webhook int64, events [][]byte, s selection) (some [][]byte, err error) {
 	slices.SortFunc(events, bytes.Compare)
-	stmt, err := db.PrepareContext(ctx, `SELECT coalesce(`+sqliteTrigger+`, ''), type FROM diverted_deliveries WHERE webhook = ? AND event = ?`)
+	stmt, err := tx.PrepareContext(ctx, `SELECT coalesce(`+sqliteTrigger+`, ''), type FROM diverted_deliveries WHERE webhook = ? AND event = ?`)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ func eachGroup(ctx context.Context, db sqliteQueryer, webhook int64, f DivertedF
 	})
 }
 
-// sqliteQueryer is a *sql.DB or a *sql.Conn.
+// sqliteQueryer is a *sql.DB, *sql.Tx or *sql.Conn.
 type sqliteQueryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
@@ -203,9 +203,9 @@ func eachTrigger(ctx context.Context, db sqliteQueryer, webhook int64, each func
 
 // selectPending returns the locators of up to limit pending deliveries beyond an offset, ascending. If there are
 // few they are sorted; else they are read in order, between the diverted ones.
-func selectPending(ctx context.Context, db *sql.DB, webhook int64, after []byte, offset, limit int, and string, args ...any) ([][]byte, error) {
+func selectPending(ctx context.Context, tx *sql.Tx, webhook int64, after []byte, offset, limit int, and string, args ...any) ([][]byte, error) {
 	var n int
-	err := scan(db.QueryRowContext(ctx, `
+	err := scan(tx.QueryRowContext(ctx, `
 		SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due
 		WHERE webhook = ? AND due IS NOT NULL LIMIT ?)`, webhook, fewEvents), &n)
 	if err != nil {
@@ -215,13 +215,13 @@ func selectPending(ctx context.Context, db *sql.DB, webhook int64, after []byte,
 	if n < fewEvents {
 		index = "diverted_deliveries_due"
 	}
-	return queryEvents(ctx, db, `SELECT event FROM diverted_deliveries INDEXED BY `+index+`
+	return queryEvents(ctx, tx, `SELECT event FROM diverted_deliveries INDEXED BY `+index+`
 		WHERE webhook = ? AND due IS NOT NULL AND event > ?`+and+` ORDER BY event LIMIT ? OFFSET ?`,
 		append(append([]any{webhook, after}, args...), limit, offset)...)
 }
 
-func queryEvents(ctx context.Context, db *sql.DB, query string, args ...any) (events [][]byte, err error) {
-	rows, err := db.QueryContext(ctx, query, args...)
+func queryEvents(ctx context.Context, tx *sql.Tx, query string, args ...any) (events [][]byte, err error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -237,8 +237,8 @@ func queryEvents(ctx context.Context, db *sql.DB, query string, args ...any) (ev
 }
 
 // webhookID returns the row id of a webhook, 0 if there is none.
-func webhookID(ctx context.Context, db *sql.DB, key WebhookKey) (id int64, err error) {
-	err = scan(db.QueryRowContext(ctx, `SELECT id FROM diverted_webhooks WHERE tenant = ? AND locator = ? AND deleted = 0`,
+func webhookID(ctx context.Context, tx *sql.Tx, key WebhookKey) (id int64, err error) {
+	err = scan(tx.QueryRowContext(ctx, `SELECT id FROM diverted_webhooks WHERE tenant = ? AND locator = ? AND deleted = 0`,
 		key.Tenant[:], key.Webhook[:]), &id)
 	if err == sql.ErrNoRows {
 		return 0, nil

@@ -13,8 +13,8 @@ import (
 // rowOf returns the row id of a webhook.
 func rowOf(t *testing.T, s *SQLiteStore, key WebhookKey) (id int64) {
 	t.Helper()
-	err := s.read(t.Context(), "look", func(db *sql.DB) (err error) {
-		id, err = webhookID(t.Context(), db, key)
+	err := s.snapshot(t.Context(), "look", func(tx *sql.Tx) (err error) {
+		id, err = webhookID(t.Context(), tx, key)
 		return err
 	})
 	is.New(t).NoErr(err)

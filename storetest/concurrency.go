@@ -292,6 +292,60 @@ var concurrencyTests = []test{
 		k.equal(due, pending)
 	}},
 
+	{rule: "a page that says that there is more is full, whatever is settled and deleted meanwhile", run: func(k *kit) {
+		const total, limit = 400, 3
+		w, listed := k.webhook(), k.webhook()
+		var diverting []diverted.DivertedEvent
+		for range total {
+			e := k.hostEvent(listed.Key())
+			k.divert(e)
+			diverting = append(diverting, e)
+		}
+		k.send(w, total)
+		working, stop := context.WithCancel(k.ctx)
+		var lists sync.WaitGroup
+		full := func(what string, page func() (n int, more bool, err error)) {
+			lists.Go(func() {
+				for empty := false; working.Err() == nil; {
+					n, more, err := page()
+					switch {
+					case err != nil:
+						k.Errorf("list: %v", err)
+						return
+					case more && n < limit:
+						k.Errorf("a page of %d %s, of %d, says that there is more", n, what, limit)
+						return
+					case empty && n > 0:
+						k.Errorf("%s after a page that was empty", what)
+						return
+					}
+					empty = n == 0
+				}
+			})
+		}
+		full("pending deliveries", func() (int, bool, error) {
+			p, err := k.store.ListPending(k.ctx, diverted.DivertedQuery{Webhook: w.Key(), Limit: limit})
+			return len(p.Deliveries), p.More, err
+		})
+		filtered := diverted.DivertedFilter{Trigger: diverting[0].Failure.Trigger}
+		full("diverted events", func() (int, bool, error) {
+			p, err := k.store.ListDiverted(k.ctx, diverted.DivertedQuery{Webhook: listed.Key(), Limit: limit, Filter: filtered})
+			return len(p.Events), p.More, err
+		})
+		var work sync.WaitGroup
+		work.Go(func() { k.claimConcurrently(2, total, func() *diverted.ClaimRequest { return upTo(2) }) })
+		work.Go(func() {
+			for _, e := range diverting {
+				if err := k.store.DeleteDiverted(k.ctx, e.Key); err != nil {
+					k.Errorf("delete: %v", err)
+				}
+			}
+		})
+		work.Wait()
+		stop()
+		lists.Wait()
+	}},
+
 	{rule: "claims of one webhook do not change while it is updated", run: func(k *kit) {
 		w := k.webhook(everything, func(w *diverted.Webhook) { w.Enabled = true })
 		k.send(w, 1)
