@@ -44,8 +44,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -55,6 +53,7 @@ import (
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
 	"github.com/divertedevents/diverted/internal/pings"
+	"github.com/divertedevents/diverted/internal/reports"
 	"github.com/divertedevents/diverted/internal/routes"
 )
 
@@ -151,7 +150,7 @@ func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
 		if v == http.ErrAbortHandler {
 			panic(v)
 		}
-		h.logPanic(c, v)
+		c.report().Panicked(h.log, "console", v)
 		c.allowed = false
 		a = c.problem(errPanicked)
 	}()
@@ -160,7 +159,7 @@ func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
 		err = c.unsure
 	}
 	if err != nil {
-		h.logError(c, err)
+		c.report().Failed(h.log, "console", problemOf(err).status, err)
 		a = c.problem(err)
 	}
 	return a
@@ -266,46 +265,11 @@ func (c *call) may(permissions ...httpapi.Permission) bool {
 	return err == nil
 }
 
-// attrs says which request a log line is about.
-func (c *call) attrs() []slog.Attr {
-	attrs := []slog.Attr{slog.String("method", c.r.Method)}
-	if c.route == nil {
-		return attrs
+// report is what a line of the log says of the request.
+func (c *call) report() reports.Request {
+	r := reports.Request{HTTP: c.r, Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
+	if c.route != nil {
+		r.Route = c.route.path
 	}
-	attrs = append(attrs, slog.String("route", c.route.path))
-	if c.tenant != uuid.Nil {
-		attrs = append(attrs, slog.String("tenant", c.tenant.String()))
-	}
-	if !c.webhook.IsZero() {
-		attrs = append(attrs, slog.String("webhook", c.webhook.String()))
-	}
-	if !c.event.IsZero() {
-		attrs = append(attrs, slog.String("event", c.event.String()))
-	}
-	return attrs
-}
-
-// logError tells the operator what a 5xx hides. Problems of the caller's own making are not logged.
-func (h *Handler) logError(c *call, err error) {
-	level := slog.LevelError
-	switch p := problemOf(err); {
-	case c.r.Context().Err() != nil:
-		level = slog.LevelDebug // the client has gone; nobody reads the answer
-	case p.status == http.StatusServiceUnavailable:
-		level = slog.LevelWarn
-	case p.status < 500:
-		return
-	}
-	h.log.LogAttrs(c.r.Context(), level, "console: request failed", append(c.attrs(), slog.Any("error", err))...)
-}
-
-// logPanic tells where it happened. What was panicked with may quote anything, so that it is told only where
-// the runtime made it.
-func (h *Handler) logPanic(c *call, v any) {
-	attrs := c.attrs()
-	if err, ok := v.(runtime.Error); ok {
-		attrs = append(attrs, slog.String("error", err.Error()))
-	}
-	attrs = append(attrs, slog.String("stack", string(debug.Stack())))
-	h.log.LogAttrs(c.r.Context(), slog.LevelError, "console: panic", attrs...)
+	return r
 }

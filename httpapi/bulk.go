@@ -139,8 +139,8 @@ func (h *Handler) resendAllByHost(ctx context.Context, c *call, request diverted
 	close(keys)
 	group.Wait()
 	if left > 0 {
-		attrs := append(c.attrs(), slog.Int("events", left), slog.Any("error", why))
-		h.log.LogAttrs(ctx, slog.LevelWarn, "httpapi: events stay diverted, the host did not take them", attrs...)
+		h.log.LogAttrs(ctx, slog.LevelWarn, "httpapi: events stay diverted, the host did not take them",
+			c.report().Attrs(slog.Int("events", left), slog.Any("error", why))...)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return diverted.BulkResult{}, cause
@@ -185,7 +185,7 @@ func isHosts(err error) bool {
 func (h *Handler) resendContained(ctx context.Context, c *call, key diverted.Key) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			h.logPanic(c, v)
+			c.report().Panicked(h.log, "httpapi", v)
 			err = fmt.Errorf("%w: %w", errResend, errPanicked)
 		}
 	}()

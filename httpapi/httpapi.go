@@ -93,8 +93,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"runtime"
-	"runtime/debug"
 	"time"
 
 	"github.com/divertedevents/diverted"
@@ -235,12 +233,12 @@ func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
 		if v == http.ErrAbortHandler {
 			panic(v)
 		}
-		h.logPanic(c, v)
+		c.report().Panicked(h.log, "httpapi", v)
 		a = h.problem(errPanicked)
 	}()
 	a, err := h.serve(c)
 	if err != nil {
-		h.logError(c, err)
+		c.report().Failed(h.log, "httpapi", problemOf(err).status, err)
 		a = h.problem(err)
 	}
 	return a
@@ -290,29 +288,4 @@ func (h *Handler) permits(c *call, permissions ...Permission) error {
 	default:
 		return fmt.Errorf("httpapi: Authorize: %v", err)
 	}
-}
-
-// logError tells the operator what a 5xx hides. Problems of the caller's own making are not logged.
-func (h *Handler) logError(c *call, err error) {
-	level := slog.LevelError
-	switch p := problemOf(err); {
-	case c.r.Context().Err() != nil:
-		level = slog.LevelDebug // the client has gone; nobody reads the answer
-	case p.status == http.StatusServiceUnavailable:
-		level = slog.LevelWarn
-	case p.status < 500:
-		return
-	}
-	h.log.LogAttrs(c.r.Context(), level, "httpapi: request failed", append(c.attrs(), slog.Any("error", err))...)
-}
-
-// logPanic tells where it happened. What was panicked with may quote anything, a credential too, so that it
-// is told only where the runtime made it.
-func (h *Handler) logPanic(c *call, v any) {
-	attrs := c.attrs()
-	if err, ok := v.(runtime.Error); ok {
-		attrs = append(attrs, slog.String("error", err.Error()))
-	}
-	attrs = append(attrs, slog.String("stack", string(debug.Stack())))
-	h.log.LogAttrs(c.r.Context(), slog.LevelError, "httpapi: panic", attrs...)
 }

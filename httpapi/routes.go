@@ -1,13 +1,14 @@
 package httpapi
 
 import (
-	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
 
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted/internal/reports"
 )
 
 // route is one method of one path.
@@ -116,21 +117,11 @@ type call struct {
 	query          url.Values
 }
 
-// attrs says which request a log line is about.
-func (c *call) attrs() []slog.Attr {
-	attrs := []slog.Attr{slog.String("method", c.r.Method)}
-	if c.route == nil {
-		return attrs
+// report is what a line of the log says of the request.
+func (c *call) report() reports.Request {
+	r := reports.Request{HTTP: c.r, Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
+	if c.route != nil {
+		r.Route = c.route.path
 	}
-	attrs = append(attrs, slog.String("route", c.route.path))
-	if c.tenant != uuid.Nil {
-		attrs = append(attrs, slog.String("tenant", c.tenant.String()))
-	}
-	if !c.webhook.IsZero() {
-		attrs = append(attrs, slog.String("webhook", c.webhook.String()))
-	}
-	if !c.event.IsZero() {
-		attrs = append(attrs, slog.String("event", c.event.String()))
-	}
-	return attrs
+	return r
 }
