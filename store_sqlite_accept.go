@@ -145,6 +145,11 @@ func (s *SQLiteStore) acceptTx(ctx context.Context, tx *sql.Tx, action string, t
 	if err != nil {
 		return nil, err
 	}
+	// A transaction that reads before it writes is refused where another wrote in between, however long it would
+	// wait. So this part of it begins with a write, of nothing.
+	if _, err := tx.ExecContext(ctx, `UPDATE diverted_deliveries SET due = due WHERE 0`); err != nil {
+		return nil, sqliteError(action, err)
+	}
 	rows, err := webhooksTx(ctx, tx, m)
 	if err != nil {
 		return nil, sqliteError(action, err)

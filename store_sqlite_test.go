@@ -298,6 +298,41 @@ func TestATransactionOfTheHostSendsExactlyIfItCommits(t *testing.T) {
 	is.Equal(synchronous, "0") // the store's settings went with its connection
 }
 
+func TestATransactionOfTheHostWaitsForTheStoresWrites(t *testing.T) {
+	is := is.New(t)
+	ctx := t.Context()
+	db := openHost(t, "_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)")
+	s, err := NewSQLiteStore(ctx, db)
+	is.NoErr(err)
+	defer s.Close()
+	w, err := s.CreateWebhook(ctx, NewWebhook(acme, "billing", "https://example.com/hook", "github.*"))
+	is.NoErr(err)
+
+	hosts, stop := context.WithCancel(ctx)
+	var writes sync.WaitGroup
+	writes.Go(func() {
+		for hosts.Err() == nil {
+			if _, err := s.Accept(ctx, AcceptRequest{Messages: []Message{realMessage(t, w, 0)}}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	const n = 50
+	for i := range n {
+		tx, err := db.BeginTx(ctx, nil) // deferred: it takes no lock yet
+		is.NoErr(err)
+		_, err = s.PublishTx(ctx, tx, acme, realEvent(t, i))
+		is.NoErr(err)
+		is.NoErr(tx.Commit())
+	}
+	stop()
+	writes.Wait()
+	var sent int
+	is.NoErr(db.QueryRow(`SELECT count(*) FROM diverted_deliveries`).Scan(&sent))
+	is.True(sent > n) // the store wrote meanwhile
+}
+
 func TestWhatAnotherProcessAcceptsIsFoundByARefresh(t *testing.T) {
 	is := is.New(t)
 	ctx := t.Context()
