@@ -5,11 +5,14 @@ package diverted_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log"
 	"net/http"
 	"os"
 	"os/signal"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -29,7 +32,7 @@ func check(err error) {
 func Example_service() {
 	tenant := uuid.MustParse("7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11")
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	store, err := diverted.OpenSQLite(ctx, "webhooks.db")
@@ -41,8 +44,10 @@ func Example_service() {
 	ran := make(chan error, 1)
 	go func() { ran <- dispatcher.Run(ctx) }() // delivers until ctx ends, and what is under way then
 
-	// A customer subscribes.
-	_, err = store.CreateWebhook(ctx, diverted.NewWebhook(tenant, "billing", "https://customer.example/hook", "order.*"))
+	// A customer subscribes, once: each NewWebhook is another webhook. The secret is for the customer, to verify by.
+	webhook := diverted.NewWebhook(tenant, "billing", "https://customer.example/hook", "order.*")
+	webhook.Endpoint.HMACEnabled, webhook.Endpoint.Secret = true, diverted.GenerateSecret()
+	_, err = store.CreateWebhook(ctx, webhook)
 	check(err)
 
 	// Something happens. When Publish returns nil, the event is on disk and will not be lost.
@@ -56,22 +61,27 @@ func Example_service() {
 	check(err)
 	http.Handle("/event/", api)
 	server := &http.Server{Addr: "127.0.0.1:8080"}
-	context.AfterFunc(ctx, func() { server.Shutdown(context.Background()) })
-	if err := server.ListenAndServe(); err != http.ErrServerClosed {
-		log.Fatal(err)
-	}
-	check(<-ran)
+	go func() {
+		if err := server.ListenAndServe(); err != http.ErrServerClosed {
+			log.Fatal(err)
+		}
+	}()
+
+	<-ctx.Done() // then requests under way end, and attempts, and only then is the store closed
+	grace, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	check(errors.Join(server.Shutdown(grace), <-ran))
 }
 
 func Example_transaction() {
 	var (
 		ctx        = context.Background()
-		db         *sql.DB
-		store      *diverted.SQLiteStore
 		dispatcher *diverted.Dispatcher
 		tenant     uuid.UUID
 		event      diverted.Event
 	)
+	db, err := sql.Open("sqlite", "file:app.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_txlock=immediate")
+	check(err)
 	store, err := diverted.NewSQLiteStore(ctx, db) // beside your own tables
 	check(err)
 
@@ -132,7 +142,10 @@ func Example_console() {
 	check(err)
 	authorize := httpapi.AllowAll
 
-	operators, err := console.New(console.Config{Store: store, Pinger: dispatcher, Authorize: authorize})
+	operators, err := console.New(console.Config{
+		Store: store, Pinger: dispatcher, Authorize: authorize,
+		Challenge: `Basic realm="webhooks"`, // a browser asks for a name and a password, and authorize reads them
+	})
 	check(err)
 	http.Handle("/console/", operators)
 }
