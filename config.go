@@ -21,24 +21,26 @@ type Config struct {
 	// Jitter spreads each wait before a retry by up to this fraction both ways, up to 0.5. 0: 0.1, which is
 	// ±10 %. Negative: none.
 	Jitter float64
-	// MaxRetryAfter is the longest wait that a receiver can ask for by Retry-After, up to 24 h. 0: 1 h.
-	// Negative: Retry-After is ignored.
+	// MaxRetryAfter is the longest wait that a receiver can ask for by Retry-After, up to 24 h. Such a wait
+	// lengthens that of the retry strategy, and never shortens it. 0: 1 h. Negative: Retry-After is ignored.
 	MaxRetryAfter time.Duration
-	// MaxPendingPerWebhook has Send answer [ErrFull], and Publish refuse the event for a webhook, while so many
-	// deliveries of the webhook are pending. 0: no bound. Processes on one store count each other's with a
-	// delay of up to a second.
+	// MaxPendingPerWebhook bounds how many deliveries of a webhook are pending. At the bound Send answers
+	// [ErrFull], and so does Publish, which accepts the event for the other webhooks all the same. 0: no bound.
+	// Processes on one store count each other's deliveries with a delay of up to a second.
 	MaxPendingPerWebhook int
-	// MaxStoreBytes does so while the store takes so many bytes: the database's pages in use on SQLite, without
-	// its write-ahead log. What is settled, resent or deleted is never refused, so choose it well below what
-	// the disk has. 0: no bound. A store that has no such measure, PostgreSQL's, refuses everything but 0.
+	// MaxStoreBytes bounds the size of the store, in bytes: on SQLite that of the database's pages in use,
+	// without the write-ahead log. At the bound Send and Publish answer [ErrFull] for every webhook. What is
+	// settled, resent or deleted is never refused, so choose it well below what the disk has. 0: no bound. A
+	// store that cannot tell its size, such as PostgreSQL's, has Send and Publish answer [ErrUnsupported] to
+	// anything else.
 	MaxStoreBytes int64
 	// GracePeriod is how long Run, when its context ends, lets the attempts under way go on before it gives
 	// them up, up to 10 min. 0: 20 s. Negative: none.
 	GracePeriod time.Duration
 
-	// Retention has diverted events, and what suspended and disabled webhooks hold, deleted by age or number:
-	// when Run begins and every minute from then, in small steps, each logged and observed. It needs a store
-	// that is a [RetentionStore]. Zero: all is kept.
+	// Retention says after what age, and beyond which number for each webhook, diverted events and what
+	// suspended and disabled webhooks hold are deleted. Run does it when it begins and every minute from then,
+	// in small steps, each logged and observed. The store must be a [RetentionStore]. Zero: everything is kept.
 	Retention Retention
 
 	// UserAgent is the header of that name on every request. Empty: "diverted (+https://github.com/divertedevents/diverted)".

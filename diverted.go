@@ -24,8 +24,10 @@
 //
 // # Where to begin
 //
-// [OpenSQLite] or [NewMemoryStore] makes a store, [NewDispatcher] a dispatcher on it, and [NewEvent] an
-// event. The program examples/quickstart of this module shows the whole life of a delivery.
+// [OpenSQLite] makes a store for one machine, [NewSQLiteStore] one in the host's own database,
+// [NewMemoryStore] one for unit tests, and the module postgres one for many machines. [NewDispatcher] makes a
+// dispatcher on it, and [NewEvent] an event. The program examples/quickstart of this module shows the whole
+// life of a delivery.
 //
 // Everything exported is safe for concurrent use unless it says otherwise; values such as [Event],
 // [Webhook] and [FailureHandling] are plain data, to be copied, and not to be changed by one goroutine
@@ -89,7 +91,9 @@ type Event struct {
 	Timestamp time.Time
 	// Type says what happened, such as order.paid: 1 to 128 of the characters A–Z a–z 0–9 . _ -.
 	Type string
-	// Data is any JSON value. Its bytes are sent as they are given, without insignificant space.
+	// Data is any JSON value, nested less than 10,000 deep. Its bytes are sent as they are given, without
+	// insignificant space. The event, encoded with them, is at most [MaxEventBytes]; package httpapi takes
+	// request bodies of up to 256 KiB.
 	Data json.RawMessage
 }
 

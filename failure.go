@@ -88,7 +88,8 @@ type Failure struct {
 	Attempt int `json:"attempt,omitempty"`
 	// Duration is how long the attempt took.
 	Duration time.Duration `json:"duration,omitempty"`
-	// RetryAfter is the wait that the answer asked for (RFC 9110, section 10.2.3), as it was asked. 0: none.
+	// RetryAfter is the wait that a 429 or 503 asked for (RFC 9110, section 10.2.3), as it was asked:
+	// [Config.MaxRetryAfter] bounds the wait that follows, not this. 0: none, or another status.
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 }
 
@@ -105,10 +106,11 @@ func (f Failure) Expunged() Failure {
 // [DefaultFailureHandling]. The zero value is no handling at all: every failure is dropped, loudly;
 // note that on the wire an absent divert is true, while here the zero value is false.
 type FailureHandling struct {
-	// Triggers are the failures that the handling applies to; one that matches none is dropped. Nil: all
-	// four classes, which is every failure.
+	// Triggers are the failures that the handling applies to; one that matches none is dropped, and nobody is
+	// alerted. Nil: all four classes, which is every failure.
 	Triggers []Trigger
-	// Retry is how often and when to try again. Nil: no retries, the first failure spends the budget.
+	// Retry is how often and when to try again. Nil: no retries, the first failure spends the budget. So does
+	// 410 Gone, whatever the strategy.
 	Retry *RetryStrategy
 	// Divert sets aside a delivery whose budget is spent, so that it can be resent.
 	Divert bool

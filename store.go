@@ -8,9 +8,9 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// Store keeps webhooks, deliveries and diverted events. This package has two, [NewMemoryStore] for unit
-// tests and [OpenSQLite] for everything else; package storetest holds the contract as a test suite that
-// every other implementation calls.
+// Store keeps webhooks, deliveries and diverted events. [NewMemoryStore] makes one for unit tests,
+// [OpenSQLite] and [NewSQLiteStore] make one for a service on one machine, and the module postgres has one
+// for many machines. Package storetest holds the contract as a test suite, which every implementation calls.
 //
 // # What holds for every method
 //
@@ -75,7 +75,7 @@ type DivertedQuery struct {
 	Failures bool
 	// After leaves out all up to and including this event locator. Zero: none.
 	After ulid.ULID
-	// Offset leaves out so many of what remains, 0 to [MaxOffset]. Its cost grows with it; After costs the
+	// Offset leaves out that many of what remains, 0 to [MaxOffset]. Its cost grows with it; After costs the
 	// same at any depth.
 	Offset int
 	// Limit is the size of the page, 1 to [MaxPage]. Zero: [DefaultPage].

@@ -129,6 +129,14 @@ func sqliteDSN(path string) string {
 // allow at least two connections, one of which the store keeps for itself until Close, with settings of
 // its own. Close leaves db open. The errors are [ErrUnsupported] for another driver or setup, and those of
 // [OpenSQLite].
+//
+// The store writes at any time, so give the host's connections two settings of the driver:
+//
+//	file:app.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_txlock=immediate
+//
+// Without a busy_timeout the host's transactions fail at once with SQLITE_BUSY where they write while the
+// store does. Without _txlock=immediate those that read before they write fail if the store wrote in between,
+// however long the timeout.
 func NewSQLiteStore(ctx context.Context, db *sql.DB) (*SQLiteStore, error) {
 	if db == nil {
 		return nil, invalid("db", "must not be nil")

@@ -118,7 +118,10 @@ func (tx *sqliteTx) statusOf(row *sqliteWebhook, event ulid.ULID) AcceptStatus {
 // with the span of ctx.
 //
 // The errors are [ErrNotFound] for an unknown webhook, [ErrInvalid], and those of the database; after the
-// latter roll back.
+// latter roll back, and after an [ErrLocked] repeat the transaction.
+//
+// The commit is as durable as tx's connection makes it: with synchronous=NORMAL a power cut may take the
+// last transactions, with FULL, SQLite's default, it takes none.
 func (s *SQLiteStore) SendTx(ctx context.Context, tx *sql.Tx, tenant uuid.UUID, webhook ulid.ULID, event Event) (Acceptance, error) {
 	if webhook.IsZero() {
 		return Acceptance{}, invalid("webhookLocator", "must not be zero")

@@ -52,7 +52,8 @@ type Webhook struct {
 	Version int64
 }
 
-// NewWebhook returns an enabled webhook with a fresh locator and the default failure handling.
+// NewWebhook returns an enabled webhook with a fresh locator and the default failure handling. Its messages
+// are not signed: for that set Endpoint.HMACEnabled and Endpoint.Secret, see [GenerateSecret].
 func NewWebhook(tenant uuid.UUID, name, url string, eventTypes ...string) Webhook {
 	return Webhook{
 		Tenant:     tenant,
