@@ -99,10 +99,10 @@ type AcceptRequest struct {
 	// Claim allows to hand deliveries back already claimed. Nil: none. One that breaks a rule is an ErrInvalid
 	// of the whole call.
 	Claim *ClaimRequest
-	// MaxPending has a delivery [Refused] while its webhook has so many pending. 0: no bound. What other
+	// MaxPending has a delivery [Refused] while its webhook has that many pending. 0: no bound. What other
 	// processes accept within the same second may not count.
 	MaxPending int
-	// MaxBytes has deliveries Refused while all that the store keeps takes so many bytes, by its own measure.
+	// MaxBytes has deliveries Refused while all that the store keeps takes that many bytes, by its own measure.
 	// 0: no bound. A store without a measure answers [ErrUnsupported] to any other.
 	MaxBytes int64
 }

@@ -20,7 +20,7 @@ type StatsQuery struct {
 	// zero too.
 	Tenant  uuid.UUID
 	Webhook ulid.ULID
-	// Hours asks for so many of the last hours, the current one included, 0 to [MaxStatsHours].
+	// Hours asks for that many of the last hours, the current one included, 0 to [MaxStatsHours].
 	Hours int
 }
 

@@ -63,7 +63,7 @@ func (tx *memoryTx) purge(w *memoryWebhook, r *PurgeRequest, more *bool) Purged 
 	return purged
 }
 
-// old returns those of all, of which the webhook has so many in all, that are too old or beyond the cap, the
+// old returns those of all, of which the webhook has inAll, that are too old or beyond the cap, the
 // oldest first.
 func (tx *memoryTx) old(all []*memoryDelivery, inAll int, r Retention, since func(*memoryDelivery) time.Time) []*memoryDelivery {
 	slices.SortFunc(all, func(a, b *memoryDelivery) int {

@@ -21,10 +21,10 @@ import (
 //
 // # What a restore sends again
 //
-// Who goes on with a backup goes back in time: events that were accepted since are not in it, and what was
+// Whoever goes on with a backup goes back in time: events that were accepted since are not in it, and what was
 // pending then is pending again, though it may have been delivered since. It is sent again, with the same
 // webhook-id, by which receivers deduplicate. Events that were resent or deleted since are diverted again.
-// Who rather wants to look first calls [SQLiteStore.DivertPending] before a dispatcher runs.
+// Whoever would rather look first calls [SQLiteStore.DivertPending] before a dispatcher runs.
 func (s *SQLiteStore) Backup(ctx context.Context, path string) error {
 	if path == "" {
 		return invalid("path", "must be the path of a file")
@@ -120,8 +120,8 @@ func syncDir(path string) error {
 const divertStep = 500
 
 // DivertPending diverts what is pending and was accepted before a moment, and returns how much that was,
-// after an error too: from there it can be repeated. It is for who went back to a backup (see
-// [SQLiteStore.Backup]) and rather looks than sends again. Call it before a dispatcher runs: what somebody
+// after an error too: from there it can be repeated. It is for those who went back to a backup (see
+// [SQLiteStore.Backup]) and would rather look than send again. Call it before a dispatcher runs: what somebody
 // attempts at this moment is diverted too, and the outcome of that attempt then changes nothing, so that
 // an event may be both delivered and diverted. The failure of each says that it was set aside so, and keeps
 // its number of attempts; nobody is alerted. Others work on between its steps.

@@ -17,7 +17,7 @@ const bulkPart = 100
 // what is still there.
 type sqliteBulk struct {
 	action string
-	// selects returns up to so many locators of events, ascending.
+	// selects returns up to limit locators of events, ascending.
 	selects func(ctx context.Context, tx *sql.Tx, webhook int64, r *BulkRequest, limit int) ([][]byte, error)
 	// may says whether the webhook, nil if there is none, lets the step happen.
 	may func(row *sqliteWebhook) error

@@ -47,7 +47,7 @@ func (tx *sqliteTx) pendingOf(id int64) int {
 	return c.n
 }
 
-// count notes that so many deliveries more of a webhook are pending.
+// count notes how many more deliveries of a webhook are pending.
 func (tx *sqliteTx) count(id int64, more int) {
 	if c := tx.pending[id]; c != nil {
 		c.n += more

@@ -8,12 +8,12 @@ import (
 )
 
 // Rows that are deleted leave free pages in the file, which new rows use first. A peak's worth of them is
-// given back to the file system, in small steps while nobody calls: the writer looks after so many deleted
+// given back to the file system, in small steps while nobody calls: the writer looks after a number of deleted
 // rows, and stops when no more than a quarter of the file, or 4 MiB, is free, which the next load can use.
 const (
 	shrinkAfter = 256  // deleted rows
 	shrinkFree  = 1000 // pages of 4 KiB that may stay free
-	shrinkShare = 4    // the part of all pages that may: one in so many
+	shrinkShare = 4    // the part of all pages that may: one in this many
 	shrinkStep  = 256  // pages that are given back in one transaction
 
 	shrinkQuiet = 25 * time.Millisecond // without a call, before each step

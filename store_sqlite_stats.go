@@ -21,7 +21,7 @@ type asideCount struct {
 // asideRecount is how long the writer leaves the counting to readers, once others were seen to write.
 const asideRecount = time.Minute
 
-// aside notes that so many events more of a webhook are diverted.
+// aside notes how many more events of a webhook are diverted.
 func (tx *sqliteTx) aside(id int64, trigger Trigger, more int) {
 	if more > 0 {
 		tx.happened = append(tx.happened, happening{webhook: id, trigger: trigger})

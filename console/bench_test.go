@@ -17,7 +17,7 @@ import (
 	"github.com/divertedevents/diverted/internal/testdata"
 )
 
-// BenchmarkPages makes pages of a webhook with so many diverted events on SQLite, 10,000 or what
+// BenchmarkPages makes pages of a webhook with many diverted events on SQLite, 10,000 or what
 // CONSOLE_BENCH_EVENTS says, and tells the median beside the mean.
 func BenchmarkPages(b *testing.B) {
 	events := 10_000
@@ -69,7 +69,7 @@ func BenchmarkPages(b *testing.B) {
 	}
 }
 
-// crowd makes a webhook with so many diverted events, and returns the one in their middle.
+// crowd makes a webhook with that many diverted events, and returns the one in their middle.
 func crowd(b *testing.B, store *diverted.SQLiteStore, events int) (w diverted.Webhook, middle diverted.Key) {
 	b.Helper()
 	w, err := store.CreateWebhook(b.Context(), diverted.NewWebhook(tenant, "crowd", "https://receiver.example/hook", "*"))

@@ -30,7 +30,7 @@ func chartOf(hours int, byHour map[int]map[diverted.Trigger]int) *chart {
 func TestChartPutsEachEventIntoItsBar(t *testing.T) {
 	for _, c := range []struct {
 		hours, bars int
-		ago         map[int]int // the bar, counted from the last, of what was so many hours ago
+		ago         map[int]int // the bar, counted from the last, of what was that many hours ago
 	}{
 		{24, 24, map[int]int{0: 0, 1: 1, 23: 23}},
 		{7 * 24, 28, map[int]int{0: 0, 3: 0, 4: 1, 9: 1, 10: 2}}, // bars of six hours; the last began at midnight

@@ -35,7 +35,7 @@ type Config struct {
 	// project is one. Nil: there are no gauges of what the store keeps.
 	Stats diverted.StatsStore
 
-	// WithoutWebhook leaves tenant and webhook out of the metrics, where so many series would be too many: in each
+	// WithoutWebhook leaves tenant and webhook out of the metrics, where one series for each would be too many: in each
 	// instrument a webhook has one set of attributes, or one for each outcome, and for each class of failure; 17 at most. The
 	// SDK keeps 2,000 sets of an instrument, unless it is told otherwise, and adds up the rest without attributes.
 	// Spans have tenant and webhook in any case.

@@ -149,7 +149,7 @@ func (s *Store) findToPurge(ctx context.Context, r diverted.Retention) (all []to
 	return all, err
 }
 
-// purgePart deletes at most so many deliveries of a webhook in one transaction. The webhook's row is locked before
+// purgePart deletes at most limit deliveries of a webhook in one transaction. The webhook's row is locked before
 // them, as bulk steps and suspensions do.
 func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int) (aside, held int, err error) {
 	age, most := r.MaxAge.Microseconds(), int64(r.MaxPerWebhook)

@@ -165,7 +165,7 @@ func (k *kit) send(w diverted.Webhook, n int) []ulid.ULID {
 	return locators
 }
 
-// upTo returns a request to claim so many deliveries, for a lease whose end no test sees.
+// upTo returns a request to claim that many deliveries, for a lease whose end no test sees.
 func upTo(count int) *diverted.ClaimRequest {
 	return &diverted.ClaimRequest{Count: count, Bytes: 32 << 20, Lease: long}
 }
@@ -189,7 +189,7 @@ func (k *kit) work(r diverted.WorkRequest) diverted.WorkResult {
 	return result
 }
 
-// claim claims at most so many deliveries.
+// claim claims at most that many deliveries.
 func (k *kit) claim(count int) []diverted.Claim {
 	k.Helper()
 	return k.work(diverted.WorkRequest{Claim: upTo(count)}).Claims

@@ -89,7 +89,7 @@ func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
 	b.quiet()
 }
 
-// A step that fails says why, and is made again when that is mended. Who stops goes on where it was.
+// A step that fails says why, and is made again when that is mended. Whoever stops goes on where it was.
 func TestOperatorGoesOnAfterAStepThatFailed(t *testing.T) {
 	is := is.New(t)
 	s, b := newService(t), newBrowser(t)

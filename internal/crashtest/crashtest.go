@@ -192,7 +192,7 @@ func start(ctx context.Context, c Config, r *receiver, generation int, mode stri
 	return ch, nil
 }
 
-// live waits until so many events were acknowledged in all, and then for a random moment.
+// live waits until that many events were acknowledged in all, and then for a random moment.
 func (c *child) live(l *ledger, acknowledged int, random *rand.Rand) error {
 	moment := func() <-chan time.Time {
 		return time.After(200*time.Millisecond + time.Duration(random.Int64N(int64(800*time.Millisecond))))
