@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/crashtest"
@@ -33,7 +34,12 @@ var (
 func TestMain(m *testing.M) {
 	crashtest.Service(openURL) // does not return in the process that is killed
 	diesAfterCommit()          // likewise
-	os.Exit(runTests(m))
+	code := runTests(m)
+	if err := goleak.Find(); err != nil && code == 0 { // no goroutine outlives what the tests started
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // openURL opens a store of which a URL says all: its fragment is the schema.

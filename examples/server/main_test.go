@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/matryer/is"
+	"go.uber.org/goleak"
 )
 
 //go:embed README.md
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // serve starts the server in a process of its own, in dir, and returns its URL.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/crashtest"
 )
@@ -17,7 +19,7 @@ func openSQLite(ctx context.Context, path string) (diverted.Store, error) {
 
 func TestMain(m *testing.M) {
 	crashtest.Service(openSQLite) // does not return in the process that is killed
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // The number of kills is CRASH_KILLS, or 20, and at least CRASH_ACKNOWLEDGED events are acknowledged: see make

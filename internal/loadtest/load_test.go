@@ -19,10 +19,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.uber.org/goleak"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/testdata"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	webhooks = 100

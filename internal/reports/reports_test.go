@@ -13,9 +13,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/matryer/is"
 	"github.com/oklog/ulid/v2"
+	"go.uber.org/goleak"
 
 	"github.com/divertedevents/diverted/internal/reports"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func logger() (*slog.Logger, *bytes.Buffer) {
 	var b bytes.Buffer

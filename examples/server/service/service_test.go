@@ -8,9 +8,12 @@ import (
 	"time"
 
 	"github.com/matryer/is"
+	"go.uber.org/goleak"
 
 	"github.com/divertedevents/diverted"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestTheServerRefusesToStartWithoutSayingWhoMayDoWhat(t *testing.T) {
 	dir := t.TempDir()
