@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -267,7 +268,7 @@ func TestHostileTLS(t *testing.T) {
 		change(c)
 		return c
 	}
-	for _, tt := range []struct {
+	cases := []struct {
 		name     string
 		handle   func(net.Conn)
 		insecure bool
@@ -282,7 +283,12 @@ func TestHostileTLS(t *testing.T) {
 		{"a client certificate is asked for", never(config(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert })), true, "TLS: refused by the receiver"},
 		{"HTTP/2 alone", never(config(func(c *tls.Config) { c.NextProtos = []string{"h2"} })), true, noAnswer}, // Go's server lets HTTP/1.1 pass
 		{"HTTP/2 that stalls", never(config(func(c *tls.Config) { c.NextProtos = []string{"h2", "http/1.1"} })), true, noAnswer},
-	} {
+	}
+	counted := fmt.Sprintf("| hostile receivers | %d of them,", len(hostileReceivers)+len(cases))
+	if doc, err := os.ReadFile("docs/reliability.md"); err != nil || !strings.Contains(string(doc), counted) {
+		t.Errorf("docs/reliability.md does not say %q: %v", counted, err)
+	}
+	for _, tt := range cases {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			is := is.New(t)
