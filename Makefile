@@ -1,6 +1,6 @@
 # Everything here is a short form of commands that work without make.
 
-.PHONY: test race lint bench micro crash cluster churn power model load fuzz check
+.PHONY: test race lint bench micro crash cluster power churn model bulk load fuzz check
 
 test:           ## the README's test command
 	go test ./...
@@ -14,7 +14,7 @@ lint:           ## silent if all is well
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 BENCH ?= -out ../docs
-bench:          ## our figures, the bare loops' and the peers', and which aims are met; writes docs/performance*.{csv,svg}
+bench:          ## our figures, the bare loops' and the peers', and which aims are met; writes docs/performance.{csv,svg} and docs/performance-table.md
 	cd bench && go run . $(BENCH)
 
 micro:          ## micro-benchmarks

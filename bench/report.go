@@ -84,7 +84,7 @@ func (r *run) judge(a aim) verdict {
 	return v
 }
 
-// report writes the tables to w, and, into the directory out if there is one, performance.md,
+// report writes the tables to w, and, into the directory out if there is one, performance-table.md,
 // performance.csv and performance.svg.
 func (r *run) report(w io.Writer, out string) error {
 	var verdicts, others []verdict
