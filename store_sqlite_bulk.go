@@ -14,43 +14,47 @@ import (
 const bulkPart = 100
 
 // sqliteBulk is what a step does. A reader selects, since it may have to look at many; the writer changes
-// what is still there.
+// what still is as it was selected.
 type sqliteBulk struct {
 	action string
 	// selects returns up to limit locators of events, ascending.
 	selects func(ctx context.Context, tx *sql.Tx, webhook int64, r *BulkRequest, limit int) ([][]byte, error)
 	// may says whether the webhook, nil if there is none, lets the step happen.
-	may func(row *sqliteWebhook) error
+	may func(row *sqliteWebhook, r *BulkRequest) error
 	// apply changes one event, and says whether it did.
 	apply func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool
 }
 
 // ResendAll is as in [BulkStore].
 func (s *SQLiteStore) ResendAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
-	return s.bulk(ctx, request, sqliteBulk{
-		action:  "resend all",
-		selects: selectForBulk,
-		may: func(row *sqliteWebhook) error {
-			if request.DryRun {
-				return nil
-			}
-			return row.letsGo()
-		},
-		apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
-			return tx.resend(row, event, millisUp(r.Before))
-		},
-	})
+	return s.bulk(ctx, request, sqliteResendAll)
+}
+
+var sqliteResendAll = sqliteBulk{
+	action:  "resend all",
+	selects: selectForBulk,
+	may: func(row *sqliteWebhook, r *BulkRequest) error {
+		if r.DryRun {
+			return nil
+		}
+		return row.letsGo()
+	},
+	apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
+		return tx.resend(row, event, r.selection())
+	},
 }
 
 // DeleteAll is as in [BulkStore].
 func (s *SQLiteStore) DeleteAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
-	return s.bulk(ctx, request, sqliteBulk{
-		action:  "delete all diverted events",
-		selects: selectForBulk,
-		apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
-			return tx.deleteDiverted(row, event, millisUp(r.Before))
-		},
-	})
+	return s.bulk(ctx, request, sqliteDeleteAll)
+}
+
+var sqliteDeleteAll = sqliteBulk{
+	action:  "delete all diverted events",
+	selects: selectForBulk,
+	apply: func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
+		return tx.deleteDiverted(row, event, r.selection())
+	},
 }
 
 // DivertAll is as in [BulkStore].
@@ -64,7 +68,7 @@ func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkR
 			return selectPending(ctx, tx, webhook, r.After[:], 0, limit, ` AND accepted_at < ? AND (? = '' OR type = ?)`,
 				millisUp(r.Before), r.Filter.EventType, r.Filter.EventType)
 		},
-		may: func(row *sqliteWebhook) error {
+		may: func(row *sqliteWebhook, _ *BulkRequest) error {
 			switch {
 			case row == nil || !row.known:
 				return ErrNotFound
@@ -91,11 +95,18 @@ func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkR
 }
 
 func selectForBulk(ctx context.Context, tx *sql.Tx, webhook int64, r *BulkRequest, limit int) ([][]byte, error) {
+	selects := r.selection()
+	selects.after, selects.limit = r.After[:], limit
+	return selectEvents(ctx, tx, webhook, selects)
+}
+
+// selection is what a step selects of the diverted events, wherever it is and however many it takes.
+func (r *BulkRequest) selection() selection {
 	f := r.Filter
 	if f.Until.IsZero() || r.Before.Before(f.Until) {
 		f.Until = r.Before
 	}
-	return selectEvents(ctx, tx, webhook, selection{filter: f, after: r.After[:], limit: limit})
+	return selection{filter: f}
 }
 
 // bulk makes a step.
@@ -109,7 +120,7 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 	}
 	result := BulkResult{After: r.After, Before: r.Before}
 	if b.may != nil { // before anything is looked for
-		if err := s.write(ctx, b.action, func(tx *sqliteTx) error { return b.allowed(tx, r.Webhook) }); err != nil {
+		if err := s.write(ctx, b.action, func(tx *sqliteTx) error { return b.allowed(tx, &r) }); err != nil {
 			return BulkResult{}, err
 		}
 	}
@@ -133,7 +144,7 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 		part := events[:min(bulkPart, len(events))]
 		var done int
 		err := s.write(ctx, b.action, func(tx *sqliteTx) error {
-			if err := b.allowed(tx, r.Webhook); err != nil {
+			if err := b.allowed(tx, &r); err != nil {
 				return err
 			}
 			row := tx.webhook(r.Webhook)
@@ -158,12 +169,12 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 	return result, nil
 }
 
-func (b *sqliteBulk) allowed(tx *sqliteTx, key WebhookKey) error {
+func (b *sqliteBulk) allowed(tx *sqliteTx, r *BulkRequest) error {
 	if b.may == nil {
 		return nil
 	}
-	if err := b.may(tx.webhook(key)); err != nil {
-		return fmt.Errorf("%s of %s: %w", b.action, key.Webhook, err)
+	if err := b.may(tx.webhook(r.Webhook), r); err != nil {
+		return fmt.Errorf("%s of %s: %w", b.action, r.Webhook.Webhook, err)
 	}
 	return nil
 }
@@ -194,14 +205,13 @@ func (w *sqliteWebhook) with(event ulid.ULID) Key {
 	return Key{w.webhook.Tenant, w.webhook.Locator, event}
 }
 
-// resend makes an event pending that was diverted before a moment and has a body, and says whether it did.
-func (tx *sqliteTx) resend(row *sqliteWebhook, event ulid.ULID, before int64) bool {
+// resend makes a diverted event pending that is selected and has a body, and says whether it did.
+func (tx *sqliteTx) resend(row *sqliteWebhook, event ulid.ULID, s selection) bool {
 	var trigger sql.NullString
 	if !tx.query1(`
 		UPDATE diverted_deliveries
 		SET due = 0, token = NULL, attempts = 0, losses = 0, was_diverted = 1, released = 0, diverted_at = NULL
-		WHERE webhook = ? AND event = ? AND due IS NULL AND diverted_at < ? AND length(body) > 0 RETURNING `+sqliteTrigger,
-		[]any{row.id, event[:], before}, &trigger) {
+		WHERE length(body) > 0 AND `+stillSelected+` RETURNING `+sqliteTrigger, s.still(row, event), &trigger) {
 		return false
 	}
 	tx.count(row.id, 1)
@@ -211,11 +221,10 @@ func (tx *sqliteTx) resend(row *sqliteWebhook, event ulid.ULID, before int64) bo
 	return true
 }
 
-// deleteDiverted deletes an event that was diverted before a moment, and says whether it did.
-func (tx *sqliteTx) deleteDiverted(row *sqliteWebhook, event ulid.ULID, before int64) bool {
+// deleteDiverted deletes a diverted event that is selected, and says whether it did.
+func (tx *sqliteTx) deleteDiverted(row *sqliteWebhook, event ulid.ULID, s selection) bool {
 	var trigger sql.NullString
-	if !tx.query1(`DELETE FROM diverted_deliveries WHERE webhook = ? AND event = ? AND due IS NULL AND diverted_at < ? RETURNING `+sqliteTrigger,
-		[]any{row.id, event[:], before}, &trigger) {
+	if !tx.query1(`DELETE FROM diverted_deliveries WHERE `+stillSelected+` RETURNING `+sqliteTrigger, s.still(row, event), &trigger) {
 		return false
 	}
 	tx.freedRows(1)

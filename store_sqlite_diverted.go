@@ -229,7 +229,7 @@ func cut[T any](rows []T, limit int) ([]T, bool) {
 func (s *SQLiteStore) Resend(ctx context.Context, key Key) error {
 	return s.write(ctx, "resend", func(tx *sqliteTx) error {
 		row := tx.webhook(key.WebhookKey())
-		if row != nil && row.letsGo() == nil && tx.resend(row, key.Event, forever) {
+		if row != nil && row.letsGo() == nil && tx.resend(row, key.Event, selection{}) {
 			return nil
 		}
 		row, err := tx.diverted(key)
@@ -252,7 +252,7 @@ func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 		if err != nil {
 			return err
 		}
-		tx.deleteDiverted(row, key.Event, forever)
+		tx.deleteDiverted(row, key.Event, selection{})
 		return nil
 	})
 }

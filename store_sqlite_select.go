@@ -48,6 +48,22 @@ func (s *selection) times() (from, to int64) {
 	return from, to
 }
 
+// stillSelected is the condition that an event of a webhook is diverted, and selected however it was diverted
+// anew; still has its arguments. An event keeps its type.
+const stillSelected = `webhook = ? AND event = ? AND due IS NULL AND diverted_at >= ? AND diverted_at < ?
+	AND coalesce(` + sqliteTrigger + `, '') GLOB ?`
+
+func (s *selection) still(row *sqliteWebhook, event ulid.ULID) []any {
+	from, to := s.times()
+	triggers := "*"
+	if t := s.filter.Trigger; t.isClass() {
+		triggers = string(t[0]) + "??"
+	} else if t != "" {
+		triggers = shortTrigger(t)
+	}
+	return []any{row.id, event[:], from, to, triggers}
+}
+
 // fewEvents is how many events are sorted rather than read in order: some 10 ms' worth.
 const fewEvents = 10_000
 
