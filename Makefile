@@ -41,8 +41,9 @@ model:          ## holds every store against the plain model, for about STEPS st
 	cd internal/modeltest && MODEL_STEPS=$(STEPS) go test -v -count=1 -timeout 0 ./...
 
 EVENTS ?= 1000000
-bulk:           ## resends EVENTS diverted events over the API and two kills, and asks what other webhooks notice
-	BULK_EVENTS=$(EVENTS) go test -v -count=1 -timeout 2h ./internal/bulktest
+PACE ?= 2000
+bulk:           ## resends EVENTS diverted events over the API and two kills, PACE a second, and asks what other webhooks notice
+	BULK_EVENTS=$(EVENTS) BULK_PACE=$(PACE) go test -v -count=1 -timeout 2h ./internal/bulktest
 
 DURATION ?= 10m
 load:           ## keeps a dispatcher under load for DURATION, and watches what it uses

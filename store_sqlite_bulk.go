@@ -9,9 +9,9 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// bulkPart is how many events of a bulk step are changed in one transaction, so that others wait for some
-// milliseconds: with 500, the 99th percentile of other webhooks was twice to three times what it is.
-const bulkPart = 100
+// bulkPart is how many events of a bulk step are changed in one transaction, so that others wait for a
+// millisecond or two.
+const bulkPart = 50
 
 // sqliteBulk is what a step does. A reader selects, since it may have to look at many; the writer changes
 // what still is as it was selected.
@@ -141,6 +141,7 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 		return result, nil
 	}
 	for len(events) > 0 {
+		began := time.Now()
 		part := events[:min(bulkPart, len(events))]
 		var done int
 		err := s.write(ctx, b.action, func(tx *sqliteTx) error {
@@ -164,7 +165,12 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 			return result, nil
 		}
 		result.took(part, done)
-		events = events[len(part):]
+		if events = events[len(part):]; len(events) > 0 {
+			select { // others have the writer for as long as this part had it
+			case <-time.After(time.Since(began)):
+			case <-ctx.Done():
+			}
+		}
 	}
 	return result, nil
 }
