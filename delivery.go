@@ -305,7 +305,7 @@ const (
 	// OutcomeDivert: diverted, with Failure.
 	OutcomeDivert OutcomeKind = "divert"
 	// OutcomeHold: pending with a spent budget, until its webhook is unsuspended or enabled; then, or at
-	// once if the webhook is active, it is due with a fresh budget, and [Claim.Released].
+	// once if the webhook is active, it is due, and its next claim begins a fresh budget, see [Claim.Released].
 	OutcomeHold OutcomeKind = "hold"
 	// OutcomeDrop: the row is gone, undelivered.
 	OutcomeDrop OutcomeKind = "drop"
@@ -389,7 +389,7 @@ type PendingDelivery struct {
 	// says that somebody attempts it, and then Due is the end of the lease.
 	Due     time.Time
 	Claimed bool
-	// Attempts counts those made in this budget.
+	// Attempts counts those made in this budget. A spent one is told until the next claim begins a fresh one.
 	Attempts int
 	// Failure is the last one, nil before the first.
 	Failure *Failure

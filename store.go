@@ -195,8 +195,8 @@ type WebhookStore interface {
 
 	// Unsuspend ends a suspension and begins a new epoch, so that attempts claimed before it cannot suspend
 	// again. All pending deliveries of the webhook become due now, in the order of acceptance, retries that
-	// wait included; those held with a spent budget get a fresh one (see [Claim.Released]). It does nothing
-	// where there is no suspension. ErrNotFound if there is no webhook.
+	// wait included; the next claim of those held with a spent budget begins a fresh one (see [Claim.Released]).
+	// It does nothing where there is no suspension. ErrNotFound if there is no webhook.
 	Unsuspend(ctx context.Context, key WebhookKey) error
 }
 

@@ -252,16 +252,14 @@ func (tx *memoryTx) plan(w *memoryWebhook) {
 	}
 }
 
-// await queues a pending delivery that nobody has claimed: as a retry that is due at a time, or else in
-// the order of acceptance. If the webhook is not active, release sees to the rest.
+// await queues a pending delivery that nobody has claimed: as a retry that is due at a time, or, if that is
+// zero, in the order of acceptance. If the webhook is not active, release sees to the rest.
 func (tx *memoryTx) await(w *memoryWebhook, d *memoryDelivery, due time.Time) {
-	d.token = 0
-	if d.attempts > 0 {
-		d.due = due
-		w.timed.add(d)
-	} else {
-		d.due = time.Time{}
+	d.token, d.due = 0, due
+	if due.IsZero() {
 		w.ready.add(d)
+	} else {
+		w.timed.add(d)
 	}
 }
 
@@ -274,16 +272,6 @@ func (tx *memoryTx) release(w *memoryWebhook) {
 			d.due = time.Time{}
 			w.ready.add(d)
 		}
-	}
-	for d := range w.pending.from(ulid.ULID{}, 0) {
-		d.renew()
-	}
-}
-
-// renew gives a delivery whose budget is spent a fresh one.
-func (d *memoryDelivery) renew() {
-	if d.spent {
-		d.attempts, d.spent, d.released = 0, false, true
 	}
 }
 

@@ -171,12 +171,9 @@ func (tx *memoryTx) settle(o Outcome) (settled Settled) {
 	case OutcomeHold:
 		d.attempts++
 		d.spent = true
-		if w.active() {
-			d.renew()
-		}
 		tx.await(w, d, time.Time{})
 	case OutcomeReturn:
-		tx.await(w, d, tx.now)
+		tx.await(w, d, time.Time{})
 	}
 	if o.Alert && d.failure() != nil {
 		tx.alert(w, d, o.Kind == OutcomeDivert, settled.Suspended)
@@ -246,6 +243,9 @@ func (c *memoryClaimer) hold(w *memoryWebhook, d *memoryDelivery) {
 func (c *memoryClaimer) take(w *memoryWebhook, d *memoryDelivery) {
 	if d.token != 0 {
 		d.losses++
+	}
+	if d.spent {
+		d.attempts, d.spent, d.released = 0, false, true
 	}
 	d.token = c.tx.token()
 	c.hold(w, d)

@@ -129,7 +129,7 @@ func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (Di
 // ListPending is as in [DeliveryStore].
 func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (PendingPage, error) {
 	// While its webhook is not active a delivery waits for nothing else, and so has no time.
-	const columns = `event, request, type, accepted_at, due, token IS NOT NULL, attempts, released, failure,
+	const columns = `event, request, type, accepted_at, due, token IS NOT NULL, attempts, failure,
 		(SELECT enabled AND suspended_at IS NULL FROM diverted_webhooks WHERE id = webhook)`
 	var page PendingPage
 	if err := query.ForPending(); err != nil {
@@ -144,11 +144,10 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 			d              = PendingDelivery{Key: Key{Tenant: query.Webhook.Tenant, Webhook: query.Webhook.Webhook}}
 			event, request []byte
 			accepted, due  int64
-			released       int
 			active         bool
 			encoded        []byte
 		)
-		err := scan(rows, &event, &request, &d.EventType, &accepted, &due, &d.Claimed, &d.Attempts, &released, &encoded, &active)
+		err := scan(rows, &event, &request, &d.EventType, &accepted, &due, &d.Claimed, &d.Attempts, &encoded, &active)
 		if err == nil {
 			d.Event, d.RequestLocator, err = locatorsOf(event, request)
 		}
@@ -157,9 +156,6 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 		}
 		if d.Claimed = d.Claimed && due > now; !d.Claimed && (due <= now || !active) {
 			due = 0
-		}
-		if active && released == releasedHeld {
-			d.Attempts = 0
 		}
 		d.AcceptedAt, d.Due = fromMillis(accepted), fromMillis(due)
 		d.Failure, err = decodeFailure(encoded)

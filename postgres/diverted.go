@@ -225,7 +225,7 @@ func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) 
 func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (diverted.PendingPage, error) {
 	// While its webhook is not active a delivery waits for nothing else, and so has no time.
 	const columns = `event, request, type, accepted_at, lease > now() AND NOT lease > now() + interval '15 minutes', lease,
-		CASE WHEN due > now() THEN due END, attempts, released, failure,
+		CASE WHEN due > now() THEN due END, attempts, failure,
 		(SELECT enabled AND suspended_at IS NULL FROM diverted.webhooks WHERE id = webhook)`
 	if err := query.ForPending(); err != nil {
 		return diverted.PendingPage{}, err
@@ -239,11 +239,10 @@ func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (
 				event, request       pgtype.UUID
 				accepted, lease, due pgtype.Timestamptz
 				claimed              pgtype.Bool
-				released             int
 				encoded              []byte
 				active               bool
 			)
-			err := r.Scan(&event, &request, &d.EventType, &accepted, &claimed, &lease, &due, &d.Attempts, &released, &encoded, &active)
+			err := r.Scan(&event, &request, &d.EventType, &accepted, &claimed, &lease, &due, &d.Attempts, &encoded, &active)
 			if err != nil {
 				return err
 			}
@@ -252,9 +251,6 @@ func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (
 				d.Due = timeOf(lease)
 			case active:
 				d.Due = timeOf(due)
-			}
-			if active && released == releasedHeld {
-				d.Attempts = 0
 			}
 			d.Event, d.RequestLocator, d.AcceptedAt = event.Bytes, request.Bytes, timeOf(accepted)
 			d.Failure, err = decodeFailure(encoded)

@@ -125,6 +125,25 @@ var bulkTests = []test{
 		}
 	}},
 
+	{rule: "a bulk divert tells the attempts of a spent budget, until a claim begins a fresh one", needs: bulk, run: func(k *kit) {
+		w := k.webhook()
+		k.send(w, 2)
+		for _, c := range k.claim(2) {
+			k.settle(of(c, diverted.OutcomeHold))
+		}
+		c := k.claim(1)[0]
+		k.suspend(w)
+		k.settle(of(c, diverted.OutcomeReturn))
+		k.toTheEnd(k.bulk().DivertAll, diverted.BulkRequest{Webhook: w.Key()}, nil)
+		for _, e := range k.diverted(w) {
+			want := 1
+			if e.Key == c.Key {
+				want = 0
+			}
+			k.equal(e.Attempts, want)
+		}
+	}},
+
 	{rule: "what a bulk divert set aside is resent once its webhook is active, in the order of acceptance", needs: bulk, run: func(k *kit) {
 		w := k.webhook()
 		events := k.send(w, 3)

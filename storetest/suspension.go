@@ -143,6 +143,40 @@ var suspensionTests = []test{
 		}
 	}},
 
+	{rule: "a fresh budget begins with the next claim, and the attempts of the spent one are told until then", run: func(k *kit) {
+		for _, a := range activations {
+			w := k.webhook()
+			attempts := func(want int) {
+				k.Helper()
+				k.equal(k.pending(w)[0].Attempts, want)
+			}
+			k.send(w, 1)
+			k.settle(retry(k.claimOne(), 0))
+			c := k.claimOne()
+			a.deactivate(k, w)
+			k.settle(of(c, diverted.OutcomeHold))
+			attempts(2)
+			a.activate(k, w)
+			attempts(2)
+			a.deactivate(k, w)
+			attempts(2)
+			a.activate(k, w)
+			c = k.claimOne()
+			k.equal(c.Attempts, 0)
+			attempts(0)
+			a.deactivate(k, w) // it is spent once only
+			k.settle(of(c, diverted.OutcomeReturn))
+			attempts(0)
+			a.activate(k, w)
+
+			k.settle(of(k.claimOne(), diverted.OutcomeHold)) // of one that is active
+			attempts(1)
+			c = k.claimOne()
+			k.equal(c.Attempts, 0)
+			k.settle(delivered(c))
+		}
+	}},
+
 	{rule: "a webhook that is both suspended and disabled becomes active with the last of the two", run: func(k *kit) {
 		for _, first := range []int{0, 1} {
 			w := k.webhook()

@@ -52,7 +52,6 @@ type delivery struct {
 	spent    bool // held with its budget spent
 	resent   bool // was diverted once
 	released bool // has a fresh budget after it was held
-	early    bool // that budget was not claimed from yet: a store may begin it as late as then
 }
 
 // place is where a delivery stands among those of its webhook that are due.
@@ -160,17 +159,9 @@ func (m *model) put(w *webhook, value diverted.Webhook) diverted.Webhook {
 			case over(d.due):
 				d.place = anywhere
 			}
-			d.renew()
 		}
 	}
 	return value
-}
-
-// renew gives a delivery that is held a fresh budget.
-func (d *delivery) renew() {
-	if d.spent {
-		d.spent, d.attempts, d.released, d.early = false, 0, true, true
-	}
 }
 
 func (m *model) putWebhook(value diverted.Webhook) (diverted.Webhook, error) {
@@ -281,7 +272,7 @@ func (m *model) resend(key diverted.Key) error {
 	case w.letsGo() != nil:
 		return w.letsGo()
 	}
-	d.diverted, d.resent, d.released, d.early = false, true, false, false
+	d.diverted, d.resent, d.released = false, true, false
 	d.due, d.place = time.Time{}, inOrder
 	d.attempts, d.losses = 0, 0
 	m.changed(diverted.ChangeResent, key.WebhookKey(), key.Event)

@@ -40,9 +40,6 @@ func (m *model) settle(o diverted.Outcome) diverted.Settled {
 	case diverted.OutcomeHold:
 		d.attempts++
 		d.spent = true
-		if w.active() {
-			d.renew()
-		}
 	case diverted.OutcomeReturn:
 		if d.attempts > 0 && w.active() {
 			d.place = anywhere
@@ -76,7 +73,10 @@ func (m *model) claim(c diverted.Claim, lease time.Duration) error {
 	if d.token != 0 {
 		d.losses++
 	}
-	d.token, d.epoch, d.due, d.place, d.early = c.Token, w.epoch, in(lease), anywhere, false
+	if d.spent {
+		d.spent, d.attempts, d.released = false, 0, true
+	}
+	d.token, d.epoch, d.due, d.place = c.Token, w.epoch, in(lease), anywhere
 	if err := m.sameWebhook(*c.Webhook, w.value); err != nil {
 		return err
 	}
