@@ -71,6 +71,9 @@ func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeRes
 				left -= n
 				all = all[len(part):]
 			}
+			if result.More {
+				return result, nil
+			}
 		}
 	}
 	return result, nil

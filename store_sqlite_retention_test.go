@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +67,25 @@ func TestPurgeSparesWhatIsWithinTheCapByNow(t *testing.T) {
 	page, err := s.ListDiverted(t.Context(), DivertedQuery{Webhook: webhook})
 	is.NoErr(err)
 	is.Equal(len(page.Events), 3)
+}
+
+func TestPurgeLooksNoFurtherOnceItsLimitIsUsedUp(t *testing.T) {
+	is := is.New(t)
+	s, _ := openTestStore(t)
+	const webhooks = 20
+	for range webhooks {
+		divertSome(t, s, WebhookKey{acme, ulid.Make()}, 2)
+	}
+	var looks atomic.Int64 // each of which looks at the clock
+	is.NoErr(s.write(t.Context(), "watch the clock", func(tx *sqliteTx) error {
+		tx.wall = func() time.Time { looks.Add(1); return time.Now() }
+		return nil
+	}))
+	result, err := s.Purge(t.Context(), PurgeRequest{Retention: Retention{MaxPerWebhook: 1}, Limit: 1})
+	is.NoErr(err)
+	is.Equal(len(result.Webhooks), 1)
+	is.True(result.More)
+	is.True(looks.Load() < webhooks)
 }
 
 func TestExpungeKeepsWhatCanBeReadOfDamagedFailures(t *testing.T) {
