@@ -199,7 +199,8 @@ func (s *SQLiteStore) readStats(ctx context.Context, query StatsQuery, now time.
 	if err != nil {
 		return nil, nil, err
 	}
-	rows, err := stmt.QueryContext(ctx, append([]any{now.UnixMilli(), millisUp(now.Add(MaxLease))}, args...)...)
+	// Of what is claimed before the statement is under way, the lease may end later than MaxLease from now.
+	rows, err := stmt.QueryContext(ctx, append([]any{now.UnixMilli(), now.Add(2 * MaxLease).UnixMilli()}, args...)...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -104,6 +104,26 @@ func comeAndGo(ctx context.Context, s *SQLiteStore, w Webhook, messages []Messag
 	return s.Unsuspend(ctx, w.Key())
 }
 
+func TestDueCountsWhatWasClaimedSinceTheStatisticsLookedAtTheClock(t *testing.T) {
+	is := is.New(t)
+	s, _ := openTestStore(t)
+	w, err := s.CreateWebhook(t.Context(), NewWebhook(acme, "billing", "https://example.com/hook", "*"))
+	is.NoErr(err)
+	claim := claimAll(1)
+	claim.Lease = MaxLease
+	jump := setClock(t, s)
+	jump.Store(int64(500 * time.Millisecond))
+	_, err = s.Accept(t.Context(), AcceptRequest{Messages: []Message{realMessage(t, w, 0)}})
+	is.NoErr(err)
+	result, err := s.Work(t.Context(), WorkRequest{Claim: claim})
+	is.NoErr(err)
+	is.Equal(len(result.Claims), 1)
+	jump.Store(0)
+	stats, err := s.Stats(t.Context(), StatsQuery{})
+	is.NoErr(err)
+	is.Equal([]int{stats.Pending, stats.Due}, []int{1, 1})
+}
+
 func TestDivertedEventsAreCountedWhileOthersWriteAndAfter(t *testing.T) {
 	is := is.New(t)
 	s, path := openTestStore(t)
