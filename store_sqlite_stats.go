@@ -69,7 +69,6 @@ func (s *SQLiteStore) Stats(ctx context.Context, query StatsQuery) (Stats, error
 		return Stats{}, err
 	}
 	var all, recent activity
-	var aside asideAnswer
 	for known := false; !known; {
 		all = activity{}
 		wrote := s.writer.wrote.Load()
@@ -85,7 +84,6 @@ func (s *SQLiteStore) Stats(ctx context.Context, query StatsQuery) (Stats, error
 					recent.add(a, query.Hours, now)
 				}
 			}
-			aside = tx.answerAside(diverting)
 			return nil
 		})
 		if err != nil {
@@ -94,10 +92,9 @@ func (s *SQLiteStore) Stats(ctx context.Context, query StatsQuery) (Stats, error
 	}
 	all.add(&recent, query.Hours, now)
 	all.tell(&stats)
-	stats.addDiverted(aside.n)
-	foreign := aside.foreign
-	for len(aside.left) > 0 {
-		left := aside.left
+	var foreign []int64
+	for left := diverting; len(left) > 0; {
+		var aside asideAnswer
 		err := s.write(ctx, action, func(tx *sqliteTx) error {
 			aside = tx.answerAside(left)
 			return nil
@@ -106,7 +103,7 @@ func (s *SQLiteStore) Stats(ctx context.Context, query StatsQuery) (Stats, error
 			return Stats{}, err
 		}
 		stats.addDiverted(aside.n)
-		foreign = append(foreign, aside.foreign...)
+		foreign, left = append(foreign, aside.foreign...), aside.left
 	}
 	err = s.read(ctx, action, func(db *sql.DB) error {
 		for _, id := range foreign {
