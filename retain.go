@@ -29,7 +29,7 @@ func (d *Dispatcher) retain(ctx context.Context) {
 	}
 }
 
-// purge makes a step, tells what it deleted, and says whether there is more.
+// purge makes a step, tells what it deleted, and says whether there may be more.
 func (d *Dispatcher) purge(ctx context.Context, store RetentionStore) (more bool) {
 	call, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()

@@ -75,7 +75,7 @@ func (r PurgeRequest) WithDefaults() (PurgeRequest, error) {
 type PurgeResult struct {
 	// Webhooks has an entry for each webhook of which something was deleted.
 	Webhooks []Purged
-	// More says that there is more to delete.
+	// More says that there may be more to delete: the limit ended the call.
 	More bool
 }
 

@@ -33,7 +33,7 @@ func (k *kit) purge(w diverted.WebhookKey, r diverted.Retention, limit int) (all
 		if !result.More {
 			return all
 		}
-		k.that(n > 0, "there is more to delete, and nothing was deleted")
+		k.that(n > 0, "there is said to be more to delete, and nothing was deleted")
 	}
 }
 
