@@ -93,7 +93,7 @@ const (
 	reclaimDeliveries = `
 		UPDATE diverted.deliveries d SET ` + claimSet + `
 		FROM unnest($3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[]) AS p (webhook, event, token, place)
-		WHERE d.webhook = p.webhook AND d.event = p.event AND d.token = p.token AND d.due <= now() AND ` + free + `
+		WHERE d.webhook = p.webhook AND d.event = p.event AND d.token = p.token AND d.diverted_at IS NULL AND ` + free + `
 			AND (SELECT generation FROM diverted.state) = $7
 		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint AS old`
 )

@@ -27,26 +27,24 @@ const (
 				earlier = ` + pushed + `
 			WHERE d.due IS NULL`
 
-	selectPage = `
-		FROM diverted.deliveries WHERE webhook = (
-			SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)
-		AND event > $3`
-
 	divertedColumns = `event, request, type, accepted_at, diverted_at, attempts, failure, body = ''`
 
 	// columnEarlier is one that costs, so it is read on request.
 	columnEarlier = `, earlier`
 	columnNone    = `, NULL::text[]`
 
+	// setResent is what becomes of a diverted event that is resent.
+	setResent = `
+		SET due = '-infinity', lease = NULL, token = NULL, attempts = 0, losses = 0,
+			released = 0, was_diverted = true, diverted_at = NULL`
+
 	updateResent = `
-		UPDATE diverted.deliveries SET due = '-infinity', lease = NULL, token = NULL, attempts = 0, losses = 0,
-			released = 0, was_diverted = true, diverted_at = NULL
-		WHERE webhook = $1 AND event = $2 AND due IS NULL
+		UPDATE diverted.deliveries ` + setResent + `
+		WHERE webhook = $1 AND event = $2 AND diverted_at IS NOT NULL
 		RETURNING body = ''`
 
 	deleteDiverted = `
-		DELETE FROM diverted.deliveries WHERE due IS NULL AND event = $3 AND webhook = (
-			SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)`
+		DELETE FROM diverted.deliveries WHERE diverted_at IS NOT NULL AND event = $3 AND webhook = ` + theHook
 )
 
 // Divert is as in [diverted.DivertedStore].
@@ -167,8 +165,7 @@ func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.D
 	err = s.read(ctx, func(b *pgx.Batch) {
 		found = false
 		b.Queue(s.q(`SELECT `+divertedColumns+columnEarlier+`, body FROM diverted.deliveries
-			WHERE due IS NULL AND event = $3 AND webhook = (
-				SELECT id FROM diverted.webhooks WHERE tenant = $1 AND locator = $2 AND NOT deleted)`),
+			WHERE diverted_at IS NOT NULL AND event = $3 AND webhook = `+theHook),
 			pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)).Query(func(r pgx.Rows) error {
 			for r.Next() {
 				row, body, found = divertedRow{}, nil, true
@@ -200,7 +197,7 @@ func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) 
 	if query.Failures {
 		columns = divertedColumns + columnEarlier
 	}
-	limit, err := s.list(ctx, "list diverted events", query, columns, "due IS NULL",
+	limit, err := s.list(ctx, "list diverted events", query, columns, &divertedKind,
 		func() { page.Events = nil },
 		func(r pgx.Rows) error {
 			var row divertedRow
@@ -231,7 +228,7 @@ func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (
 		return diverted.PendingPage{}, err
 	}
 	var page diverted.PendingPage
-	limit, err := s.list(ctx, "list pending deliveries", query, columns, "due IS NOT NULL",
+	limit, err := s.list(ctx, "list pending deliveries", query, columns, &pendingKind,
 		func() { page.Deliveries = nil },
 		func(r pgx.Rows) error {
 			var (
@@ -264,8 +261,8 @@ func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (
 	return page, nil
 }
 
-// list reads one row more than a page of deliveries, ascending by event. It returns the size of the page.
-func (s *Store) list(ctx context.Context, action string, query diverted.DivertedQuery, columns, where string, begin func(), each func(pgx.Rows) error) (limit int, err error) {
+// list reads one row more than a page of deliveries of a kind, ascending by event. It returns the size of the page.
+func (s *Store) list(ctx context.Context, action string, query diverted.DivertedQuery, columns string, k *kind, begin func(), each func(pgx.Rows) error) (limit int, err error) {
 	query, err = query.WithDefaults()
 	if err != nil {
 		return 0, err
@@ -275,9 +272,14 @@ func (s *Store) list(ctx context.Context, action string, query diverted.Diverted
 		return 0, err
 	}
 	defer done()
-	matches, args := matching(query.Filter,
+	from, args, err := s.inOrder(ctx, k, query.Webhook, query.Filter, theHook,
 		[]any{pgUUID(query.Webhook.Tenant), pgUUID(query.Webhook.Webhook), pgUUID(query.After), query.Limit + 1, query.Offset})
-	text := s.q(`SELECT ` + columns + selectPage + ` AND ` + where + matches + ` ORDER BY event LIMIT $4 OFFSET $5`)
+	if err != nil {
+		return 0, wrap(action, err)
+	}
+	matches, args := matching(query.Filter, args)
+	text := s.q(`SELECT ` + columns + ` FROM ` + from + ` WHERE webhook = ` + theHook + ` AND event > $3 AND ` + k.which + matches +
+		` ORDER BY event LIMIT $4 OFFSET $5`)
 	return query.Limit, wrap(action, s.read(ctx, func(b *pgx.Batch) {
 		begin()
 		b.Queue(text, args...).

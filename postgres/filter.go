@@ -18,12 +18,13 @@ func matching(f diverted.DivertedFilter, args []any) (string, []any) {
 		args = append(args, value)
 		fmt.Fprintf(&text, ` AND %s $%d`, condition, len(args))
 	}
-	switch trigger := strings.ToLower(string(f.Trigger)); {
-	case trigger == "":
-	case strings.HasSuffix(trigger, "xx"):
-		is("diverted_by LIKE", trigger[:1]+"__")
+	switch from, to, class := triggers(f.Trigger); {
+	case f.Trigger == "":
+	case class:
+		is("diverted_by >=", from)
+		is("diverted_by <=", to)
 	default:
-		is("diverted_by =", trigger)
+		is("diverted_by =", from)
 	}
 	if f.EventType != "" {
 		is("type =", f.EventType)
@@ -35,6 +36,15 @@ func matching(f diverted.DivertedFilter, args []any) (string, []any) {
 		is("diverted_at <", bound(f.Until))
 	}
 	return text.String(), args
+}
+
+// triggers returns the first and the last of the triggers that one selects, which are more if it is a class.
+func triggers(t diverted.Trigger) (from, to string, class bool) {
+	exact := strings.ToLower(string(t))
+	if first, class := strings.CutSuffix(exact, "xx"); class {
+		return first + "00", first + "99", true
+	}
+	return exact, exact, false
 }
 
 // bound is a parameter that times, which are kept to the millisecond, are compared with; NULL for the zero

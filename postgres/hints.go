@@ -137,11 +137,12 @@ func (h *hints) takeHeard() []int64 {
 const free = `(lease IS NULL OR lease <= now() OR lease > now() + interval '15 minutes')`
 
 // waitingWebhooks is a table, waiting, of the ids of all webhooks with pending deliveries. It skips from
-// one to the next in the index, whatever the number of deliveries.
+// one to the next in the index, whatever the number of deliveries. (For min the planner may read all of them, if by its
+// statistics there are none.)
 const waitingWebhooks = `RECURSIVE waiting (webhook) AS (
-		SELECT min(webhook) FROM diverted.deliveries WHERE due IS NOT NULL
+		SELECT (SELECT webhook FROM diverted.deliveries WHERE due IS NOT NULL ORDER BY webhook LIMIT 1)
 		UNION ALL
-		SELECT (SELECT min(webhook) FROM diverted.deliveries WHERE due IS NOT NULL AND webhook > waiting.webhook)
+		SELECT (SELECT webhook FROM diverted.deliveries WHERE due IS NOT NULL AND webhook > waiting.webhook ORDER BY webhook LIMIT 1)
 		FROM waiting WHERE waiting.webhook IS NOT NULL
 	)`
 
@@ -154,7 +155,7 @@ const dueOf = `looked AS (
 		WHERE w.enabled AND w.suspended_at IS NULL AND w.record IS NOT NULL AND NOT w.deleted
 	)
 	SELECT id, tenant, ready, CASE WHEN NOT ready THEN least(
-		(SELECT min(due) FROM diverted.deliveries WHERE webhook = looked.id AND due > now()),
+		(SELECT due FROM diverted.deliveries WHERE webhook = looked.id AND due > now() ORDER BY due LIMIT 1),
 		(SELECT min(lease) FROM diverted.deliveries WHERE webhook = looked.id AND due <= now())) END
 	FROM looked`
 

@@ -47,32 +47,32 @@ var (
 		SELECT ` + idle + `, coalesce(` + tooOld("w.suspended_at") + `, false)
 		FROM diverted.webhooks w WHERE w.id = $2 AND NOT w.deleted FOR SHARE`
 
-	purgeDiverted = purgeOldest("due IS NULL", "due IS NULL", "diverted_at", `
-			SELECT event, diverted_at AS since, id FROM diverted.deliveries
+	purgeDiverted = purgeOldest(divertedKind, "true", `
+			SELECT webhook, event, diverted_at AS since, id FROM diverted.deliveries
 			WHERE webhook = $3 AND due IS NULL ORDER BY diverted_at, id LIMIT $4`)
 
-	purgeHeld = purgeOldest("due IS NOT NULL", "due IS NOT NULL AND "+free, "accepted_at", `
-			(SELECT event, accepted_at AS since, id FROM diverted.deliveries
+	purgeHeld = purgeOldest(pendingKind, free, `
+			(SELECT webhook, event, accepted_at AS since, id FROM diverted.deliveries
 			WHERE webhook = $3 AND due = '-infinity' AND `+free+` ORDER BY id LIMIT $4)
 			UNION ALL
-			(SELECT event, accepted_at, id FROM diverted.deliveries
+			(SELECT webhook, event, accepted_at, id FROM diverted.deliveries
 			WHERE webhook = $3 AND due > '-infinity' AND `+free+` ORDER BY accepted_at, id LIMIT $4)`)
 )
 
-// purgeOldest deletes at most $4 deliveries of the webhook $3 that are too old or beyond the cap $2 of those that
-// count, the oldest first, if they are still as they were found: one that a statement waited for may have been
-// diverted again.
-func purgeOldest(counts, which, since, oldest string) string {
+// purgeOldest deletes at most $4 deliveries of the webhook $3 that are too old or beyond the cap $2 of those of their
+// kind, the oldest first, if they are still as they were found: one that a statement waited for may have been diverted
+// again. They are found by their key, one by one, as [kind.still] asks for.
+func purgeOldest(k kind, and, oldest string) string {
 	return `
 		WITH oldest AS (` + oldest + `
 		), numbered AS (
-			SELECT event, since, row_number() OVER (ORDER BY since, id) AS n FROM oldest
-		), gone AS (
-			SELECT event, since FROM numbered WHERE n <= $4 AND (` + tooOld("since") + ` OR $2::bigint > 0 AND n <= (
-				SELECT count(*) FROM (SELECT FROM diverted.deliveries WHERE webhook = $3 AND ` + counts + ` LIMIT $2 + $4) counted) - $2)
+			SELECT webhook, event, since, row_number() OVER (ORDER BY since, id) AS n FROM oldest
+		), gone AS MATERIALIZED (
+			SELECT webhook, event, since FROM numbered WHERE n <= $4 AND (` + tooOld("since") + ` OR $2::bigint > 0 AND n <= (
+				SELECT count(*) FROM (SELECT FROM diverted.deliveries WHERE webhook = $3 AND ` + k.which + ` LIMIT $2 + $4) counted) - $2)
 		)
 		DELETE FROM diverted.deliveries d USING gone
-		WHERE d.webhook = $3 AND d.event = gone.event AND d.` + since + ` = gone.since AND ` + which
+		WHERE d.webhook = gone.webhook AND d.event = gone.event AND d.` + k.since + ` = gone.since AND ` + k.still + ` AND ` + and
 }
 
 // toPurge is a webhook of which something has to go.
@@ -192,7 +192,7 @@ func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, 
 const (
 	selectToExpunge = `
 		SELECT d.webhook, d.failure, d.earlier FROM diverted.deliveries d JOIN diverted.webhooks w ON w.id = d.webhook
-		WHERE w.tenant = $1 AND w.locator = $2 AND NOT w.deleted AND d.event = $3 AND d.due IS NULL FOR UPDATE OF d`
+		WHERE w.tenant = $1 AND w.locator = $2 AND NOT w.deleted AND d.event = $3 AND d.diverted_at IS NOT NULL FOR UPDATE OF d`
 
 	expunge = `UPDATE diverted.deliveries SET body = '', failure = $3, earlier = $4 WHERE webhook = $1 AND event = $2`
 )
