@@ -18,7 +18,7 @@ type RetentionStore interface {
 	// Expunge forgets the body of a diverted event, and what answers to it said ([Failure.Expunged]), and
 	// keeps the rest. An event without a body can be deleted but not resent: [ErrExpunged]. Expunging again
 	// does nothing. ErrNotFound if it is not diverted. Notices that were not sent yet, and backups, keep what
-	// they hold.
+	// they hold, and on disk copies may remain, which no method shows, until their space is used again.
 	Expunge(ctx context.Context, key Key) error
 }
 

@@ -244,8 +244,10 @@ func queryIDs(ctx context.Context, db *sql.DB, query string) (ids []int64, err e
 	return ids, rows.Err()
 }
 
-// Expunge is as in [RetentionStore]. What it forgets is overwritten with zeros in the database's pages; the
+// Expunge is as in [RetentionStore]. What it forgets is overwritten with zeros where the row has it; the
 // write-ahead log, and the file until the next checkpoint, have it until they are overwritten in their turn.
+// Copies that the row left behind when it was changed before, as by each attempt, or moved, stay in the file's free
+// space until that is used again or the database is vacuumed.
 func (s *SQLiteStore) Expunge(ctx context.Context, key Key) error {
 	return s.write(ctx, "expunge", func(tx *sqliteTx) error {
 		row, err := tx.diverted(key)
