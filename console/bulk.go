@@ -2,7 +2,10 @@ package console
 
 import (
 	"context"
+	"maps"
+	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/oklog/ulid/v2"
@@ -68,14 +71,18 @@ const maxCount = 1 << 40
 type progress struct {
 	Request diverted.BulkRequest
 	State   string
-	// Counted are those found so far, Total all of them, 0 while they are being counted.
-	Counted, Total int
+	// Counted are those found so far, and once something is done all of them, 0 if nobody waited for that.
+	Counted int
 	// Done are those that were changed, Missed those that were selected and could not be.
 	Done, Missed int
 }
 
-// progress reads how far it has come.
+// progress reads how far it has come. A link from elsewhere cannot say: whoever follows it would believe what the button says,
+// and press it. It leads to a count from the beginning.
 func (c *call) progress() (progress, error) {
+	if c.r.Method != http.MethodPost && !c.fromOwnPage() {
+		maps.DeleteFunc(c.query, func(name, _ string) bool { return !slices.Contains(filterNames, name) })
+	}
 	var f faults
 	p := progress{
 		Request: diverted.BulkRequest{
@@ -83,8 +90,7 @@ func (c *call) progress() (progress, error) {
 			After: c.query.locator(&f, "after"), Before: c.query.moment(&f, "before"),
 			Limit: c.query.number(&f, "limit", diverted.MaxBulk),
 		},
-		State:   c.query["state"],
-		Counted: c.query.number(&f, "counted", maxCount), Total: c.query.number(&f, "total", maxCount),
+		State: c.query["state"], Counted: c.query.number(&f, "counted", maxCount),
 		Done: c.query.number(&f, "done", maxCount), Missed: c.query.number(&f, "missed", maxCount),
 	}
 	switch p.State {
@@ -93,6 +99,16 @@ func (c *call) progress() (progress, error) {
 		f.add("state", "must be running, finished or left out")
 	}
 	return p, f.err(errParameter)
+}
+
+// fromOwnPage says whether a page of this origin led here. Over plain HTTP browsers send no Sec-Fetch-Site, but the address of
+// that page, which another site can leave out but not forge.
+func (c *call) fromOwnPage() bool {
+	if site := c.r.Header.Get("Sec-Fetch-Site"); site != "" {
+		return site == "same-origin"
+	}
+	page, err := url.Parse(c.r.Referer())
+	return err == nil && page.Host != "" && page.Host == c.r.Host
 }
 
 // query is the inverse of [call.progress].
@@ -113,7 +129,6 @@ func (p progress) query() url.Values {
 		q.Set("state", p.State)
 	}
 	number("counted", p.Counted)
-	number("total", p.Total)
 	number("done", p.Done)
 	number("missed", p.Missed)
 	number("limit", p.Request.Limit)
@@ -152,7 +167,7 @@ func (b *bulk) plan(c *call) (answer, error) {
 	if b.danger {
 		v.Danger = "danger"
 	}
-	if p.State == counting && p.Total == 0 {
+	if p.State == counting {
 		request := p.Request
 		request.DryRun, request.Limit = true, countStep
 		result, err := b.run(c.h.bulk, c.r.Context(), request)
@@ -164,8 +179,6 @@ func (b *bulk) plan(c *call) (answer, error) {
 		if result.More {
 			p.Request.After = result.After
 			v.CountOn = withQuery(v.Action, p.query())
-		} else {
-			p.Total = p.Counted
 		}
 		if c.wantsJSON() {
 			return answer{status: 200, json: countStepAnswer{Counted: p.Counted, Next: v.CountOn, Before: diverted.FormatTime(p.Request.Before)}}, nil
@@ -187,6 +200,9 @@ func (b *bulk) plan(c *call) (answer, error) {
 	v.What = filterWords(p.Request.Filter)
 	v.Refused = b.refused(w, known)
 	p.State, p.Request.Limit = running, formStep
+	if v.CountOn != "" {
+		p.Counted = 0
+	}
 	for name, list := range p.query() {
 		v.Fields = append(v.Fields, field{name, list[0]})
 	}

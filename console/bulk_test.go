@@ -67,7 +67,7 @@ func TestManyAreResentByFormsAlone(t *testing.T) {
 	r := s.get(at)
 	is.True(r.has("10,000 or more"))
 	at = resolve(s, at, countOn.FindStringSubmatch(r.body)[1])
-	r = s.get(at)
+	r = s.follow(at)
 	is.True(r.has("<strong>10,007</strong> events would be resent"))
 	is.True(r.has("Resend 10,007 events"))
 	is.Equal(s.pending(w), 0) // counting changes nothing
@@ -77,15 +77,17 @@ func TestManyAreResentByFormsAlone(t *testing.T) {
 	r = s.post(target, form)
 	is.Equal(r.StatusCode, 303)
 	at = resolve(s, target, r.Header.Get("Location"))
-	r = s.get(at)
+	r = s.follow(at)
 	is.True(r.has("<strong>10,000</strong> of 10,007 resent"))
 	is.True(r.has(`<progress id="bar" max="10007" value="10000"`))
 	is.True(r.has("Next step"))
-	is.Equal(s.get(at).body != "", true) // reloading the page does no step
+	is.Equal(s.held(w), 8) // and the one that came after the count
+	s.follow(at)
+	is.Equal(s.held(w), 8) // reloading the page does no step
 
 	target, form = r.form(s, at)
 	r = s.post(target, form)
-	r = s.get(resolve(s, target, r.Header.Get("Location")))
+	r = s.follow(resolve(s, target, r.Header.Get("Location")))
 	is.True(r.has("10,007 events are on their way again"))
 	is.True(!formAction.MatchString(r.body))
 	is.Equal(s.pending(w), many)
@@ -173,6 +175,39 @@ func TestAFormThatLostItsFieldsDoesNothing(t *testing.T) {
 	is.Equal(s.held(w), 3)
 }
 
+// Whoever follows a link from elsewhere sees what the button would do, and not what the link says that it would.
+func TestALinkFromElsewhereCannotSayWhatWasCounted(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	s.many(w, 5)
+	at := webhookPath(w) + "/diverted/delete"
+	is.Equal(s.follow(at+"?total=1").StatusCode, 400) // what was counted has one name
+
+	last := ulid.ULID{2, 0, 0, 2}.String() // one event is behind it
+	for _, query := range []string{"?counted=1", "?after=" + last, "?counted=4&after=" + last, "?state=running&counted=5&done=4", "?state=finished&done=5", "?before=2001-01-01T00:00:00Z"} {
+		for _, from := range [][]string{
+			nil, {"Sec-Fetch-Site", "none"}, {"Sec-Fetch-Site", "same-site"}, {"Sec-Fetch-Site", "cross-site"},
+			{"Sec-Fetch-Site", "cross-site", "Referer", "http://example.com/console/"},
+			{"Referer", "http://elsewhere.example/"}, {"Referer", "http://example.com.elsewhere.example/"}, {"Referer", "about:client"},
+		} {
+			r := s.get(at+query, from...)
+			is.True(r.has("<strong>5</strong> events would be deleted"))
+			is.True(r.has("Delete 5 events"))
+			_, form := r.form(s, at)
+			is.Equal(form.Get("after"), "") // the form begins where the count did
+			is.Equal(form.Get("done"), "")
+		}
+	}
+
+	// What it may say is which events are meant.
+	is.True(s.get(at+"?trigger=404", "Sec-Fetch-Site", "cross-site").has("<strong>0</strong> events would be deleted"))
+	// The console's own link, as browsers follow it over TLS and over plain HTTP.
+	for _, from := range [][]string{{"Sec-Fetch-Site", "same-origin"}, {"Referer", "http://example.com/console/"}} {
+		is.True(s.get(at+"?state=running&counted=5&done=4", from...).has("<strong>4</strong> of 5 deleted"))
+	}
+}
+
 func TestWhatCannotBeResentIsCountedAsMissed(t *testing.T) {
 	is := is.New(t)
 	s := newSite(t)
@@ -182,7 +217,7 @@ func TestWhatCannotBeResentIsCountedAsMissed(t *testing.T) {
 	at := webhookPath(w) + "/diverted/resend"
 	target, form := s.get(at).form(s, at)
 	r := s.post(target, form)
-	r = s.get(resolve(s, target, r.Header.Get("Location")))
+	r = s.follow(resolve(s, target, r.Header.Get("Location")))
 	is.True(r.has("4 events are on their way again"))
 	is.True(r.has("1 was left as it was"))
 }

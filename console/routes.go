@@ -33,7 +33,7 @@ const (
 
 var (
 	filterNames = []string{"trigger", "eventType", "since", "until"}
-	bulkNames   = append(slices.Clip(filterNames), "after", "before", "counted", "total", "done", "missed", "state", "limit")
+	bulkNames   = append(slices.Clip(filterNames), "after", "before", "counted", "done", "missed", "state", "limit")
 )
 
 // routes is the table of what the console answers. Where two paths match, the one that comes first does.

@@ -100,6 +100,9 @@ func (s *site) get(target string, headers ...string) page {
 	return s.do("GET", target, nil, headers...)
 }
 
+// follow asks for a page as a browser does that one of the console's own led there.
+func (s *site) follow(target string) page { return s.get(target, "Sec-Fetch-Site", "same-origin") }
+
 func (s *site) post(target string, form url.Values, headers ...string) page {
 	return s.do("POST", target, form, append([]string{"Sec-Fetch-Site", "same-origin"}, headers...)...)
 }

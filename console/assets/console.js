@@ -41,7 +41,6 @@
         next = answer.next;
         strong(number.format(total), (next ? " so far" : total === 1 ? " event" : " events") + " would be " + form.dataset.doing);
         if (!next) {
-          field("total", total);
           field("counted", total);
           field("before", answer.before);
         }
@@ -72,7 +71,7 @@
   async function run() {
     const button = form.querySelector("button");
     const leave = document.getElementById("leave");
-    const total = Number(new FormData(form).get("total") || 0);
+    const total = Number(new FormData(form).get("counted") || 0);
     let stopped = false;
     const stop = document.createElement("button");
     stop.type = "button";

@@ -155,8 +155,21 @@ func (b *browser) follow(text string) {
 // follow does so with what a selector finds.
 func follow[S chromedp.Selectable](b *browser, selector S) {
 	b.t.Helper()
+	b.next(func() { b.do(chromedp.Click(selector, chromedp.NodeVisible)) })
+}
+
+// followTo goes from one address to another as if there were a link.
+func (b *browser) followTo(from, address string) {
+	b.t.Helper()
+	b.open(from)
+	b.next(func() { ask[chromedp.Void](b, fmt.Sprintf(`location.href = %q`, address)) })
+}
+
+// next does what leads to another page, and waits until that is there.
+func (b *browser) next(leave func()) {
+	b.t.Helper()
 	before := ask[string](b, pageID)
-	b.do(chromedp.Click(selector, chromedp.NodeVisible))
+	leave()
 	b.until(func() bool {
 		// While one page makes room for the next there is nobody to answer.
 		now, err := chromedp.Run(b.ctx, chromedp.Evaluate[string](pageID))

@@ -39,8 +39,8 @@ func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 		{"event-held", at(events[1])},
 		{"delete", at(events[0]) + "/delete"},
 		{"bulk-plan", s.webhookAddress(healthy) + "/diverted/resend"},
-		{"bulk-running", s.webhookAddress(healthy) + "/diverted/resend?state=running&total=1217&done=800"},
-		{"bulk-finished", s.webhookAddress(healthy) + "/diverted/resend?state=finished&total=1217&done=1215&missed=2"},
+		{"bulk-running", s.webhookAddress(healthy) + "/diverted/resend?state=running&counted=1217&done=800"},
+		{"bulk-finished", s.webhookAddress(healthy) + "/diverted/resend?state=finished&counted=1217&done=1215&missed=2"},
 		{"problem", s.address + "tenants/" + s.tenant.String() + "/webhooks/" + ulid.Make().String()},
 	} {
 		for _, screen := range []struct {
@@ -54,7 +54,7 @@ func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 				call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 					Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 				})
-				b.open(p.address)
+				b.followTo(s.address, p.address)
 				wide := ask[int64](b, `document.documentElement.scrollWidth`) > screen.width
 				picture := call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{CaptureBeyondViewport: new(true)}).Data
 				name := fmt.Sprintf("%s-%s-%s.png", p.name, screen.name, scheme)
