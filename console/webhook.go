@@ -79,10 +79,11 @@ type filterForm struct {
 }
 
 // fetchWebhook returns the webhook of the call, or one that has a locator alone if the store does not know it but
-// has diverted events of it: its host delivers by itself.
+// has diverted events of it: its host delivers by itself. Its name is as a page shows it.
 func (c *call) fetchWebhook() (w diverted.Webhook, known bool, err error) {
 	w, err = c.h.config.Store.FetchWebhook(c.r.Context(), c.webhookKey())
 	if !errors.Is(err, diverted.ErrNotFound) {
+		w.Name = visible(w.Name)
 		return w, err == nil, err
 	}
 	page, listErr := c.h.config.Store.ListDiverted(c.r.Context(), diverted.DivertedQuery{Webhook: c.webhookKey(), Limit: 1})
@@ -256,7 +257,7 @@ func factsOf(w diverted.Webhook) []fact {
 		facts = append(facts, fact{"At most", plural(w.MaxPerSecond, "attempt", "attempts") + " a second"})
 	}
 	if w.Endpoint.Tag != "" {
-		facts = append(facts, fact{"Tag", w.Endpoint.Tag})
+		facts = append(facts, fact{"Tag", visible(w.Endpoint.Tag)})
 	}
 	return facts
 }

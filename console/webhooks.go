@@ -158,7 +158,7 @@ func (c *call) listWebhooks() (answer, error) {
 			return answer{}, err
 		}
 		v.Webhooks = append(v.Webhooks, webhookRow{
-			Name: w.Name, Link: c.webhooksLink() + "/" + w.Locator.String(), URL: shownURL(w.Endpoint.URL),
+			Name: visible(w.Name), Link: c.webhooksLink() + "/" + w.Locator.String(), URL: shownURL(w.Endpoint.URL),
 			State: c.stateOf(w, n), Numbers: n,
 		})
 	}

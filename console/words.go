@@ -146,14 +146,12 @@ func meaning(t diverted.Trigger) string {
 
 // shownURL is an endpoint's URL without the values of its query, which may be credentials.
 func shownURL(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
+	if _, err := url.Parse(raw); err != nil {
 		return "(malformed URL)"
 	}
-	u.User = nil
 	base, query, found := strings.Cut(raw, "?")
 	if !found {
-		return base
+		return visible(base)
 	}
 	pairs := strings.Split(query, "&")
 	for i, pair := range pairs {
@@ -163,7 +161,7 @@ func shownURL(raw string) string {
 			pairs[i] = diverted.Mask // a bare word may be the credential itself
 		}
 	}
-	return base + "?" + strings.Join(pairs, "&")
+	return visible(base + "?" + strings.Join(pairs, "&"))
 }
 
 // handlingWords says what becomes of failures, in sentences.
@@ -223,7 +221,7 @@ func handlingWords(h diverted.FailureHandling) []string {
 }
 
 // origin is the scheme, host and port of a URL.
-func origin(raw string) string { return diverted.Endpoint{URL: raw}.String() }
+func origin(raw string) string { return visible(diverted.Endpoint{URL: raw}.String()) }
 
 func list(triggers []diverted.Trigger) string {
 	names := make([]string, len(triggers))

@@ -76,6 +76,11 @@ func TestHostileTextIsText(t *testing.T) {
 		if named.Validate() != nil {
 			named.Endpoint.Headers = nil
 		}
+		escaped := named.Endpoint.URL
+		named.Endpoint.URL = s.receiver.URL + "/" + text[:min(len(text), 500)] // as it is, if it can be an address
+		if named.Validate() != nil {
+			named.Endpoint.URL = escaped
+		}
 		named, err = s.store.CreateWebhook(t.Context(), named)
 		is.NoErr(err)
 		pages = append(pages, s.webhookAddress(named))
@@ -113,6 +118,7 @@ func (b *browser) harmless(address string) {
 	found := ask[struct {
 		Pwned   bool     `json:"pwned"`
 		Foreign []string `json:"foreign"`
+		Unseen  []string `json:"unseen"`
 		Width   int      `json:"width"`
 	}](b, `({
 		pwned: "pwned" in window,
@@ -123,9 +129,12 @@ func (b *browser) harmless(address string) {
 				|| (e.tagName === "A" && new URL(e.href).origin === location.origin)))
 			.concat([...document.querySelectorAll("*")].filter(e => [...e.attributes].some(a => /^on|^style$/i.test(a.name))))
 			.map(e => e.outerHTML.slice(0, 200)),
+		unseen: (document.title + document.body.textContent)
+			.match(/[^\n]{0,20}[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g) || [],
 		width: document.documentElement.scrollWidth,
 	})`)
-	if found.Pwned || len(found.Foreign) > 0 || found.Width > narrow {
-		b.t.Errorf("%s: a script ran: %v; not the console's: %q; %d px wide", address, found.Pwned, found.Foreign, found.Width)
+	if found.Pwned || len(found.Foreign)+len(found.Unseen) > 0 || found.Width > narrow {
+		b.t.Errorf("%s: a script ran: %v; not the console's: %q; not to be seen: %q; %d px wide",
+			address, found.Pwned, found.Foreign, found.Unseen, found.Width)
 	}
 }
