@@ -89,10 +89,10 @@ func (n *numbers) Rate() string { return percent(n.Failed, n.Failed+n.Delivered)
 // Attempts counts those of the last 24 hours.
 func (n *numbers) Attempts() int { return n.Failed + n.Delivered }
 
-// Grade is how bad the rate is: none is less than 1 %, high is 20 % and more.
+// Grade is how bad the rate is: none is less than 1 %, or of no attempts, high is 20 % and more.
 func (n *numbers) Grade() string {
 	switch {
-	case n.Failed*100 < n.Attempts():
+	case n.Failed == 0 || n.Failed*100 < n.Attempts():
 		return "none"
 	case n.Failed*5 < n.Attempts():
 		return "low"

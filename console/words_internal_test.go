@@ -31,6 +31,16 @@ func TestNumbersAndTimesAreForPeople(t *testing.T) {
 	is.Equal(moment{Time: now.In(time.FixedZone("", 3600))}.Exact(), "2026-11-23 03:00:00 UTC")
 }
 
+func TestGradesOfFailureRates(t *testing.T) {
+	is := is.New(t)
+	for _, c := range []struct {
+		delivered, failed int
+		want              string
+	}{{0, 0, "none"}, {9, 0, "none"}, {100, 1, "none"}, {99, 1, "low"}, {81, 19, "low"}, {4, 1, "high"}, {0, 1, "high"}} {
+		is.Equal((&numbers{Delivered: c.delivered, Failed: c.failed}).Grade(), c.want)
+	}
+}
+
 func TestFailureHandlingInWords(t *testing.T) {
 	for _, c := range []struct {
 		name     string
