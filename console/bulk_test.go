@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/matryer/is"
 	"github.com/oklog/ulid/v2"
@@ -158,6 +160,26 @@ func TestAFilterHoldsFromThePageToTheEnd(t *testing.T) {
 	s.post(target, form)
 	is.Equal(s.held(w), 3)
 	is.Equal(s.get(webhookPath(w)+"?trigger=4xx").has("No diverted event is like this."), true)
+}
+
+// A page and the links on it select the same, however fine a bound is.
+func TestABoundHoldsToTheMillisecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		s := newSite(t)
+		w := s.webhook(1).Key()
+		before := s.divert(w, 3)
+		time.Sleep(time.Second)
+		after := s.divert(w, 4)
+		at, err := s.store.FetchDiverted(t.Context(), before.Key)
+		is.NoErr(err)
+		bound := url.QueryEscape(at.DivertedAt.Add(500 * time.Microsecond).Format(time.RFC3339Nano))
+		r := s.get(webhookPath(w) + "?since=" + bound)
+		is.True(!r.has(before.Event.String()))
+		is.True(r.has(after.Event.String()))
+		link := regexp.MustCompile(`href="([^"]+)">Delete these`).FindStringSubmatch(r.body)
+		is.True(s.follow(resolve(s, webhookPath(w), link[1])).has("Delete 1 event<"))
+	})
 }
 
 func TestAFormThatLostItsFieldsDoesNothing(t *testing.T) {

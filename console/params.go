@@ -78,7 +78,7 @@ func (v values) locator(f *faults, name string) ulid.ULID {
 }
 
 // moment reads a parameter; absent: zero. Beside RFC 3339 it takes what a browser's field for a date and a time
-// sends, as UTC.
+// sends, as UTC. A time finer than links can carry is rounded up: what a link leads to selects what its page did.
 func (v values) moment(f *faults, name string) time.Time {
 	s, given := v[name]
 	if !given {
@@ -87,7 +87,7 @@ func (v values) moment(f *faults, name string) time.Time {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02T15:04:05.000", "2006-01-02"} {
 		// Years before 1970 are refused, since the first moment of all would mean no bound.
 		if t, err := time.Parse(layout, s); err == nil && t.UTC().Year() >= 1970 {
-			return t.UTC()
+			return t.Add(time.Millisecond - 1).Truncate(time.Millisecond).UTC()
 		}
 	}
 	f.add(name, "must be a date and a time since 1970, such as 2026-11-23T17:58Z")

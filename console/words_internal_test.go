@@ -81,8 +81,8 @@ func TestURLsAreShownWithoutWhatMayBeACredential(t *testing.T) {
 		"https://a.example/in?t0p":                  "https://a.example/in?***",
 		"https://a.example/in?a=b=c?d&&e":           "https://a.example/in?a=***&&***",
 		"https://a.example/%3Cscript%3E?q=<script>": "https://a.example/%3Cscript%3E?q=***",
-		"https://a.example/\u202egpj.\u200bx":        `https://a.example/\u202egpj.\u200bx`,
-		"https://a.example/?\u202e=1&\u200b":         `https://a.example/?\u202e=***&***`,
+		"https://a.example/\u202egpj.\u200bx":       `https://a.example/\u202egpj.\u200bx`,
+		"https://a.example/?\u202e=1&\u200b":        `https://a.example/?\u202e=***&***`,
 	} {
 		is.Equal(shownURL(raw), want)
 	}
