@@ -75,7 +75,7 @@ type chartRange struct {
 var chartRanges = []struct {
 	name        string
 	hours, each int
-}{{"24 hours", 24, 1}, {"7 days", 7 * 24, 6}, {"30 days", 30 * 24, 24}}
+}{{"24 hours", chartHours, 1}, {"7 days", 7 * 24, 6}, {"30 days", 30 * 24, 24}}
 
 // newChart draws the last hours of statistics.
 func (c *call) newChart(stats diverted.Stats, hours int) *chart {
@@ -87,10 +87,7 @@ func (c *call) newChart(stats diverted.Stats, hours int) *chart {
 	}
 	ch := &chart{Height: chartHeight}
 	for _, r := range chartRanges {
-		query := filterQuery(c.query.filter(&faults{}))
-		if r.hours != 24 {
-			query.Set("hours", strconv.Itoa(r.hours))
-		}
+		query := webhookQuery(c.query.filter(&faults{}), r.hours)
 		ch.Ranges = append(ch.Ranges, chartRange{r.name, withQuery(c.webhookLink(), query), r.hours == hours})
 	}
 
@@ -123,7 +120,7 @@ func (c *call) newChart(stats diverted.Stats, hours int) *chart {
 	}
 	for i, trigger := range known {
 		ch.Series = append(ch.Series, series{Class: "s" + strconv.Itoa(i), Trigger: trigger, Count: sums[trigger],
-			Share: percent(sums[trigger], ch.Total), Link: withQuery(c.webhookLink(), filterQuery(diverted.DivertedFilter{Trigger: trigger})) + "#diverted"})
+			Share: percent(sums[trigger], ch.Total), Link: c.listLink(webhookQuery(diverted.DivertedFilter{Trigger: trigger}, hours))})
 	}
 	if rest := order[len(known):]; len(rest) > 0 {
 		sum := 0

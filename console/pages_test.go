@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -209,6 +210,33 @@ func TestListsGoOn(t *testing.T) {
 		at = resolve(s, at, next)
 	}
 	is.Equal(seen, 120)
+}
+
+// Whatever leads from a page of a webhook to the same page keeps the range of the chart.
+func TestTheRangeOfAChartIsKept(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	s.many(w, 120)
+	same := regexp.MustCompile(`href="([^"]*` + w.Webhook.String() + `[^"/]*)"`)
+	keeps := func(at string, links int) {
+		t.Helper()
+		r := s.get(at)
+		is.True(r.has(`<input type="hidden" name="hours" value="168">`)) // of the filter
+		n := 0
+		for _, link := range same.FindAllStringSubmatch(r.body, -1) {
+			if strings.Contains(link[1], "hours=168") {
+				n++
+			}
+		}
+		is.Equal(n, links)
+	}
+	at := webhookPath(w) + "?hours=168"
+	keeps(at, 3)                                       // the range, a trigger of the chart, the next page
+	keeps(at+"&trigger=5xx", 4)                        // Clear as well
+	keeps(at+"&trigger=404", 4)                        // Show all instead of a next page
+	keeps(resolve(s, at, nextLink(s.get(at).body)), 4) // the first page and the next
+	is.True(!s.get(webhookPath(w)).has(`name="hours"`))
 }
 
 func nextLink(body string) string {

@@ -3,6 +3,8 @@ package console
 import (
 	"errors"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +18,9 @@ import (
 const eventsPage = 50
 
 const day = 24 * time.Hour
+
+// chartHours is how far back the chart goes unless one asks.
+const chartHours = 24
 
 // webhookView is one webhook.
 type webhookView struct {
@@ -72,8 +77,12 @@ type divertedRow struct {
 type filterForm struct {
 	Action                           string
 	Trigger, EventType, Since, Until string
+	// Hours is how far back the chart goes; empty: as far as it does unless one asks.
+	Hours string
 	// Words say what is selected; empty: all.
 	Words string
+	// Clear leads to the list of all.
+	Clear string
 	// Triggers are those that there are.
 	Triggers []diverted.Trigger
 }
@@ -125,7 +134,7 @@ func (c *call) showWebhook() (answer, error) {
 	var f faults
 	hours := c.query.number(&f, "hours", diverted.MaxStatsHours)
 	if hours == 0 {
-		hours = 24
+		hours = chartHours
 	}
 	filter, after := c.query.filter(&f), c.query.locator(&f, "after")
 	if err := f.err(errParameter); err != nil {
@@ -186,34 +195,46 @@ func (c *call) listDiverted(v *webhookView, filter diverted.DivertedFilter, afte
 			Message: visible(e.Failure.Message), Trigger: e.Failure.Trigger, Attempts: e.Attempts, At: c.moment(e.DivertedAt), Expunged: e.Expunged,
 		})
 	}
-	v.Filter = newFilterForm(c.webhookLink(), filter)
+	v.Filter = c.newFilterForm(filter, hours)
 	if v.Numbers != nil {
 		v.Filter.Triggers = byNumber(v.Numbers.Diverted)
 	}
-	query := filterQuery(filter)
-	if hours != 24 {
-		query.Set("hours", c.query["hours"])
-	}
+	query := webhookQuery(filter, hours)
 	if !after.IsZero() {
-		v.First = withQuery(c.webhookLink(), query) + "#diverted"
+		v.First = c.listLink(query)
 	}
 	if n := len(page.Events); page.More && n > 0 {
 		query.Set("after", page.Events[n-1].Event.String())
-		v.Next = withQuery(c.webhookLink(), query) + "#diverted"
+		v.Next = c.listLink(query)
 	}
 	return nil
 }
 
-func newFilterForm(action string, f diverted.DivertedFilter) filterForm {
+// webhookQuery is the query of a link to the same page: what its list shows, and how far back its chart goes.
+func webhookQuery(filter diverted.DivertedFilter, hours int) url.Values {
+	query := filterQuery(filter)
+	if hours != chartHours {
+		query.Set("hours", strconv.Itoa(hours))
+	}
+	return query
+}
+
+// listLink leads to the list on the page.
+func (c *call) listLink(query url.Values) string {
+	return withQuery(c.webhookLink(), query) + "#diverted"
+}
+
+func (c *call) newFilterForm(f diverted.DivertedFilter, hours int) filterForm {
 	field := func(t time.Time) string { // as a browser's field for a date and a time has it
 		if t.IsZero() {
 			return ""
 		}
 		return t.UTC().Format("2006-01-02T15:04:05")
 	}
+	all := webhookQuery(diverted.DivertedFilter{}, hours)
 	return filterForm{
-		Action: action, Trigger: string(f.Trigger), EventType: f.EventType,
-		Since: field(f.Since), Until: field(f.Until), Words: filterWords(f),
+		Action: c.webhookLink(), Hours: all.Get("hours"), Clear: c.listLink(all),
+		Trigger: string(f.Trigger), EventType: f.EventType, Since: field(f.Since), Until: field(f.Until), Words: filterWords(f),
 	}
 }
 
@@ -313,5 +334,5 @@ func (c *call) ping() (answer, error) {
 		v := problemView{frame: c.frame(done.Title), Status: http.StatusOK, Detail: done.Detail}
 		return render("problem", v), nil
 	}
-	return c.webhookPage(diverted.DivertedFilter{}, ulid.Zero, 24, &done)
+	return c.webhookPage(diverted.DivertedFilter{}, ulid.Zero, chartHours, &done)
 }
