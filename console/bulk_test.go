@@ -230,6 +230,17 @@ func TestALinkFromElsewhereCannotSayWhatWasCounted(t *testing.T) {
 	}
 }
 
+func TestAFormThatIsTooLargeIsCalledSo(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	s.many(w, 3)
+	r := s.post(webhookPath(w)+"/diverted/delete", url.Values{"state": {"running"}, "eventType": {strings.Repeat("a", 64<<10)}})
+	is.Equal(r.StatusCode, 413)
+	is.True(r.has("The form is too large"))
+	is.Equal(s.held(w), 3)
+}
+
 func TestWhatCannotBeResentIsCountedAsMissed(t *testing.T) {
 	is := is.New(t)
 	s := newSite(t)

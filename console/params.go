@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -31,6 +32,10 @@ func (c *call) readQuery() error {
 		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
 		err = c.r.ParseForm()
 		given = c.r.PostForm
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return errTooLarge
 	}
 	if err != nil {
 		f.add("query", "must be name=value pairs, separated by & and percent-encoded")

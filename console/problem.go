@@ -16,6 +16,7 @@ var (
 	errMethod      = errors.New("method not allowed")
 	errParameter   = errors.New("invalid parameter")
 	errCrossOrigin = errors.New("cross-origin request")
+	errTooLarge    = errors.New("form too large")
 	errTooOften    = errors.New("too often")
 	errPanicked    = errors.New("panic")
 )
@@ -46,6 +47,7 @@ var problems = []problem{
 	{err: errNoPage, status: 404, title: "There is no such page"},
 	{err: errMethod, status: 405, title: "This page cannot be asked for in this way"},
 	{err: errParameter, status: 400, title: "The request has a mistake", faults: true},
+	{err: errTooLarge, status: 413, title: "The form is too large", detail: "Nothing was changed. The console's own forms are far smaller."},
 	{err: errCrossOrigin, status: 403, title: "Another site asked for this", detail: "Nothing was changed. If you did want it, do it from the console's own page."},
 	{err: httpapi.ErrUnauthenticated, status: 401, title: "Who are you?", detail: "The request has no good credentials. Sign in, and open the page again."},
 	{err: httpapi.ErrForbidden, status: 403, title: "You may not see this", detail: "Your credentials are good, but they do not permit this page in this tenant."},
