@@ -24,7 +24,9 @@ type bulk struct {
 	// Title asks, Does is what the button does, Doing and Done say how far it is; each is followed by, or follows, a number of
 	// events.
 	title, does, doing, done, explain string
-	run                               func(diverted.BulkStore, context.Context, diverted.BulkRequest) (diverted.BulkResult, error)
+	// left says why an event may be left as it was; empty: only if it changed meanwhile.
+	left string
+	run  func(diverted.BulkStore, context.Context, diverted.BulkRequest) (diverted.BulkResult, error)
 }
 
 var (
@@ -32,6 +34,7 @@ var (
 		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend},
 		title: "Resend diverted events", does: "Resend", doing: "resent", done: "on their way again",
 		explain: "Each gets a fresh budget of attempts, and goes out in the order in which it was accepted. The receiver gets them at the pace that it bears, however fast they are queued here.",
+		left:    "what has no body any more cannot be sent again",
 		run:     diverted.BulkStore.ResendAll,
 	}
 	deleteAll = &bulk{
@@ -140,7 +143,7 @@ type bulkView struct {
 	frame
 	Name                  string
 	Does, Doing, Finished string
-	Explain, Danger       string
+	Explain, Danger, Left string
 	What                  string
 	progress
 	// Action is where the form goes, Fields what it carries. CountOn leads on to the next step of the counting; empty: all
@@ -163,7 +166,7 @@ func (b *bulk) plan(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	v := bulkView{frame: c.frame(b.title), Does: b.does, Doing: b.doing, Finished: b.done, Explain: b.explain, Action: c.webhookLink(b.path), Step: scriptStep}
+	v := bulkView{frame: c.frame(b.title), Does: b.does, Doing: b.doing, Finished: b.done, Explain: b.explain, Left: b.left, Action: c.webhookLink(b.path), Step: scriptStep}
 	if b.danger {
 		v.Danger = "danger"
 	}
