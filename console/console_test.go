@@ -267,6 +267,39 @@ func TestAnAuthorizersFaultIsNoPermission(t *testing.T) {
 	}
 }
 
+// A button that is answered with an authorizer's fault has changed nothing.
+func TestAnAuthorizersFaultChangesNothing(t *testing.T) {
+	for fault, fail := range map[string]func() error{
+		"an error": func() error { return errors.New("the directory is down") },
+		"a panic":  func() error { panic("the directory is down") },
+	} {
+		t.Run(fault, func(t *testing.T) {
+			is := is.New(t)
+			s := newSite(t, func(c *console.Config) {
+				c.Authorize = func(_ *http.Request, _ uuid.UUID, permissions ...httpapi.Permission) error {
+					if permissions[0] == httpapi.WebhooksRead || permissions[0] == httpapi.DivertedRead { // asked for where to lead
+						return fail()
+					}
+					return nil
+				}
+			})
+			active, suspended := s.webhook(1), s.webhook(2)
+			e := s.divert(active.Key(), 3)
+			is.NoErr(s.store.Suspend(t.Context(), suspended.Key()))
+			for _, target := range []string{eventPath(e.Key) + "/resend", eventPath(e.Key) + "/delete", eventPath(e.Key) + "/expunge", webhookPath(suspended.Key()) + "/unsuspend"} {
+				is.Equal(s.post(target, nil).StatusCode, 500)
+			}
+			is.Equal(s.held(active.Key()), 1)
+			after, err := s.store.FetchDiverted(t.Context(), e.Key)
+			is.NoErr(err)
+			is.True(!after.Expunged)
+			w, err := s.store.FetchWebhook(t.Context(), suspended.Key())
+			is.NoErr(err)
+			is.True(w.Suspended())
+		})
+	}
+}
+
 // A problem that comes before the caller is known to be allowed anything asks for no more.
 func TestWhoMayNotSeeAPageIsAskedForOnce(t *testing.T) {
 	is := is.New(t)

@@ -178,27 +178,31 @@ func (c *call) downloadBody() (answer, error) {
 // The buttons of an event. Each leads to the page of its webhook, or, if the caller may not see that, says what was done.
 
 func (c *call) resend() (answer, error) {
-	if err := c.h.config.Store.Resend(c.r.Context(), c.key()); err != nil {
-		return answer{}, err
-	}
-	return c.done("resent"), nil
+	return c.change(c.done("resent"), func() error { return c.h.config.Store.Resend(c.r.Context(), c.key()) })
 }
 
 func (c *call) delete() (answer, error) {
-	if err := c.h.config.Store.DeleteDiverted(c.r.Context(), c.key()); err != nil {
-		return answer{}, err
-	}
-	return c.done("deleted"), nil
+	return c.change(c.done("deleted"), func() error { return c.h.config.Store.DeleteDiverted(c.r.Context(), c.key()) })
 }
 
 func (c *call) expunge() (answer, error) {
-	if err := c.h.retention.Expunge(c.r.Context(), c.key()); err != nil {
+	told := c.done("expunged")
+	if c.may(httpapi.DivertedRead) {
+		told = seeOther(c.eventLink() + "?notice=expunged")
+	}
+	return c.change(told, func() error { return c.h.retention.Expunge(c.r.Context(), c.key()) })
+}
+
+// change does something, and answers with what was made ready before: that asks the authorizer, whose fault would hide that it is
+// done.
+func (c *call) change(told answer, do func() error) (answer, error) {
+	if c.unsure != nil {
+		return answer{}, c.unsure
+	}
+	if err := do(); err != nil {
 		return answer{}, err
 	}
-	if c.may(httpapi.DivertedRead) {
-		return seeOther(c.eventLink() + "?notice=expunged"), nil
-	}
-	return c.done("expunged"), nil
+	return told, nil
 }
 
 // done leads to the page of the webhook, which says what was done, or says it itself if the caller may not see that.

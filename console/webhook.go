@@ -305,10 +305,7 @@ func why(s diverted.Stats) string {
 }
 
 func (c *call) unsuspend() (answer, error) {
-	if err := c.h.config.Store.Unsuspend(c.r.Context(), c.webhookKey()); err != nil {
-		return answer{}, err
-	}
-	return c.done("unsuspended"), nil
+	return c.change(c.done("unsuspended"), func() error { return c.h.config.Store.Unsuspend(c.r.Context(), c.webhookKey()) })
 }
 
 func (c *call) ping() (answer, error) {
