@@ -38,7 +38,8 @@ type Observer struct {
 	Alerted func(webhook WebhookKey, notice Notice, err error)
 	// Offline: 50 attempts in a row, to 10 hosts or more, got no response at all, so the fault is presumed to
 	// be in the network of this machine. Until a receiver responds, one attempt is made each second, and no
-	// failure counts. Online: one did, after so long.
+	// failure counts. Online: one did, after so long; or Run ended before one did, and with it the outage, since
+	// nobody looks for its end any more.
 	Offline func()
 	Online  func(after time.Duration)
 	// Resent: a diverted event is pending again. Deleted: it is gone.

@@ -41,8 +41,8 @@ func (o *outage) failed(host string, now time.Time) (ours, began bool) {
 	return true, true
 }
 
-// answered ends an outage, and says whether there was one.
-func (o *outage) answered() (ended bool) {
+// end ends an outage, and says whether there was one.
+func (o *outage) end() (ended bool) {
 	ended = o.on
 	if o.on || o.attempts > 0 {
 		o.on, o.attempts = false, 0
@@ -64,12 +64,14 @@ func (s *session) presume(c *Claim, r *response) (ours bool) {
 	var began, ended bool
 	s.mu.Lock()
 	after := now.Sub(s.out.since)
-	if r.status != 0 {
-		if ended = s.out.answered(); ended {
+	switch {
+	case s.over: // and with it its outage
+	case r.status != 0:
+		if ended = s.out.end(); ended {
 			s.due = true
 			s.signal()
 		}
-	} else {
+	default:
 		ours, began = s.out.failed(c.Webhook.Endpoint.origin(), now)
 	}
 	s.mu.Unlock()
@@ -77,9 +79,23 @@ func (s *session) presume(c *Claim, r *response) (ours bool) {
 	case began:
 		s.d.offline()
 	case ended:
-		s.d.online(after)
+		s.d.log.Info("diverted: a receiver responds again", "after", after)
+		observed(s.d, s.d.config.Observer.Online, after)
 	}
 	return ours
+}
+
+// endOutage ends an outage with the session that noticed it, since nobody looks for its end any more. The next
+// session notices anew whether there still is one.
+func (s *session) endOutage() {
+	s.mu.Lock()
+	after := time.Since(s.out.since)
+	ended := s.out.end()
+	s.mu.Unlock()
+	if ended {
+		s.d.log.Info("diverted: delivery stops before a receiver responded again", "after", after)
+		observed(s.d, s.d.config.Observer.Online, after)
+	}
 }
 
 func (d *Dispatcher) offline() {
@@ -89,9 +105,4 @@ func (d *Dispatcher) offline() {
 		defer d.contain("observer")
 		f()
 	}
-}
-
-func (d *Dispatcher) online(after time.Duration) {
-	d.log.Info("diverted: a receiver responds again", "after", after)
-	observed(d, d.config.Observer.Online, after)
 }

@@ -77,6 +77,47 @@ func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
 	})
 }
 
+func TestAnOutageEndsWithTheRunThatNoticedIt(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		var began int
+		var lasted []time.Duration
+		w.config.Observer = diverted.Observer{
+			Offline: func() { began++ },
+			Online:  func(after time.Duration) { lasted = append(lasted, after) },
+		}
+		var down atomic.Bool
+		down.Store(true)
+		w.receiver.answers(func(message, int) response {
+			if down.Load() {
+				return response{err: io.ErrUnexpectedEOF}
+			}
+			return response{status: 200}
+		})
+		w.receiver.inTurn = true
+		hooks := w.hosts(60)
+		w.run()
+		for _, hook := range hooks {
+			w.send(hook)
+		}
+		w.sleep(time.Minute)
+		w.is.Equal(began, 1)
+		w.is.Equal(len(lasted), 0)
+		w.stop()
+		w.is.Equal(lasted, []time.Duration{time.Minute}) // nobody would be told of its end later
+		w.is.Equal(w.log.count("a receiver responds again"), 0)
+
+		down.Store(false)
+		w.run()
+		w.sleep(time.Hour)
+		w.stop()
+		w.is.Equal(began, 1)
+		w.is.Equal(len(lasted), 1)
+		for _, hook := range hooks {
+			w.is.True(w.gone(hook))
+		}
+	})
+}
+
 func TestAHostWithFewWebhooksKeepsTheOrdinaryRules(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		w.config.Observer = diverted.Observer{Offline: func() { t.Error("nine hosts are too few") }}

@@ -106,6 +106,7 @@ func (s *session) run(ctx context.Context) error {
 	}()
 
 	left := s.loop()
+	s.endOutage()
 
 	cause := context.Cause(stopping)
 	ownFault := stopping.Err() != nil && ctx.Err() == nil

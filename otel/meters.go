@@ -30,7 +30,7 @@ type meters struct {
 	outages                                             metric.Int64Counter
 	attempt, delivery                                   metric.Float64Histogram
 
-	offline atomic.Int64 // 1 during an outage
+	offline atomic.Int64 // how many dispatchers are amid an outage
 	gauges  metric.Registration
 }
 
@@ -94,7 +94,7 @@ func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.
 			return nil, err
 		}
 		return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-			o.ObserveInt64(offline, m.offline.Load())
+			o.ObserveInt64(offline, max(0, min(m.offline.Load(), 1)))
 			return nil
 		}, offline)
 	}
@@ -110,7 +110,7 @@ func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.
 		return nil, err
 	}
 	return meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		o.ObserveInt64(offline, m.offline.Load())
+		o.ObserveInt64(offline, max(0, min(m.offline.Load(), 1)))
 		ctx, cancel := context.WithTimeout(ctx, statsTime)
 		defer cancel()
 		stats, err := store.Stats(ctx, diverted.StatsQuery{})

@@ -42,13 +42,13 @@ func (t *Telemetry) Observer(host diverted.Observer) diverted.Observer {
 			}
 		},
 		Offline: func() {
-			m.offline.Store(1)
+			m.offline.Add(1)
 			m.outages.Add(context.Background(), 1)
 			if host.Offline != nil {
 				host.Offline()
 			}
 		},
-		Online: both(func(time.Duration) { m.offline.Store(0) }, host.Online),
+		Online: both(func(time.Duration) { m.offline.Add(-1) }, host.Online),
 	}
 }
 

@@ -430,3 +430,28 @@ func TestWhatNoDispatcherOfThisTestTells(t *testing.T) {
 	is.Equal(told, []string{"purged", "purged", "alerted <nil>", "alerted unexpected EOF", "offline", "online 1m0s"})
 	is.NoErr(telemetry.Close())
 }
+
+func TestOfflineIsToldAsLongAsAnyDispatcherIs(t *testing.T) {
+	is := is.New(t)
+	reader := sdkmetric.NewManualReader()
+	telemetry, err := otel.New(otel.Config{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))})
+	is.NoErr(err)
+	a, b := telemetry.Observer(diverted.Observer{}), telemetry.Observer(diverted.Observer{})
+	offline := func() string {
+		var all metricdata.ResourceMetrics
+		is.NoErr(reader.Collect(t.Context(), &all))
+		points, _ := flat(t, all)
+		return points["diverted.offline{}"]
+	}
+	a.Offline()
+	b.Offline()
+	is.Equal(offline(), "1")
+	a.Online(time.Second)
+	is.Equal(offline(), "1")
+	b.Online(time.Second)
+	is.Equal(offline(), "0")
+	b.Online(time.Second) // told by another goroutine than its Offline, and before it
+	b.Offline()
+	is.Equal(offline(), "0")
+	is.NoErr(telemetry.Close())
+}
