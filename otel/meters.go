@@ -77,8 +77,9 @@ func newMeters(meter metric.Meter, config Config) (*meters, error) {
 	return m, err
 }
 
-// statsTime bounds the question for numbers at a collection.
-const statsTime = 10 * time.Second
+// statsTime bounds the question for numbers at a collection: half of what Prometheus gives a scrape by default, which without
+// an answer would lose all other metrics too.
+const statsTime = 5 * time.Second
 
 // observe makes the gauges. They are gauges and no sums, since all processes on a store tell the same numbers.
 func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.Registration, error) {
@@ -89,15 +90,6 @@ func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.
 		return g
 	}
 	offline := gauge("diverted.offline", "", "1 during an outage of this process's own network, else 0.")
-	if store == nil {
-		if err := errors.Join(errs...); err != nil {
-			return nil, err
-		}
-		return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-			o.ObserveInt64(offline, max(0, min(m.offline.Load(), 1)))
-			return nil
-		}, offline)
-	}
 	pending := gauge("diverted.pending.deliveries", "{delivery}", "Deliveries on their way, or held.")
 	due := gauge("diverted.due.deliveries", "{delivery}", "Deliveries that are due now and could be attempted.")
 	events := gauge("diverted.events", "{event}", "Diverted events.")
@@ -111,6 +103,9 @@ func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.
 	}
 	return meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		o.ObserveInt64(offline, max(0, min(m.offline.Load(), 1)))
+		if store == nil {
+			return nil
+		}
 		ctx, cancel := context.WithTimeout(ctx, statsTime)
 		defer cancel()
 		stats, err := store.Stats(ctx, diverted.StatsQuery{})

@@ -383,6 +383,33 @@ func TestStatsThatFailAreNoNumbers(t *testing.T) {
 	is.NoErr(telemetry.Close())
 }
 
+// hanging never answers.
+type hanging struct{}
+
+func (hanging) Stats(ctx context.Context, _ diverted.StatsQuery) (diverted.Stats, error) {
+	<-ctx.Done()
+	return diverted.Stats{}, ctx.Err()
+}
+
+func TestAStoreThatHangsHidesNoOtherMetric(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		reader := sdkmetric.NewManualReader()
+		telemetry, err := otel.New(otel.Config{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), Stats: hanging{}})
+		is.NoErr(err)
+		began := time.Now()
+		var all metricdata.ResourceMetrics
+		is.True(errors.Is(reader.Collect(t.Context(), &all), context.DeadlineExceeded))
+		is.True(time.Since(began) <= 5*time.Second) // Prometheus gives a scrape up after 10
+		points, _ := flat(t, all)
+		_, told := points["diverted.pending.deliveries{}"]
+		is.True(!told)
+		is.Equal(points["diverted.offline{}"], "0")
+		is.Equal(points["diverted.accepted.deliveries{}"], "0")
+		is.NoErr(telemetry.Close())
+	})
+}
+
 func TestWhatNoDispatcherOfThisTestTells(t *testing.T) {
 	is := is.New(t)
 	reader := sdkmetric.NewManualReader()
