@@ -2,6 +2,8 @@
 package reports
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -43,8 +45,8 @@ func (r Request) Attrs(more ...slog.Attr) []slog.Attr {
 func (r Request) Failed(log *slog.Logger, handler string, status int, err error) {
 	level := slog.LevelError
 	switch {
-	case r.HTTP.Context().Err() != nil:
-		level = slog.LevelDebug // the client has gone; nobody reads the answer
+	case errors.Is(err, context.Canceled) && errors.Is(r.HTTP.Context().Err(), context.Canceled):
+		level = slog.LevelDebug // it failed because the client has gone, and nobody reads the answer
 	case status == http.StatusServiceUnavailable:
 		level = slog.LevelWarn
 	case status < 500:

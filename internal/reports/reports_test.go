@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -53,22 +54,30 @@ func TestRequestIsToldByItsRouteAndLocators(t *testing.T) {
 func TestFailureIsAsLoudAsItConcernsTheOperator(t *testing.T) {
 	gone, leave := context.WithCancel(t.Context())
 	leave()
+	late, cancel := context.WithTimeout(t.Context(), -1)
+	defer cancel()
+	fault, left := errors.New("fault"), fmt.Errorf("the store: %w", context.Canceled)
 	for _, tt := range []struct {
 		ctx    context.Context
 		status int
+		err    error
 		level  string // empty: no line
 	}{
-		{t.Context(), 404, ""},
-		{t.Context(), 409, ""},
-		{t.Context(), 500, "level=ERROR"},
-		{t.Context(), 502, "level=ERROR"},
-		{t.Context(), 503, "level=WARN"},
-		{gone, 500, "level=DEBUG"},
-		{gone, 404, "level=DEBUG"},
+		{t.Context(), 404, fault, ""},
+		{t.Context(), 409, fault, ""},
+		{t.Context(), 500, fault, "level=ERROR"},
+		{t.Context(), 502, fault, "level=ERROR"},
+		{t.Context(), 503, fault, "level=WARN"},
+		{t.Context(), 503, left, "level=WARN"}, // somebody else gave it up
+		{gone, 503, left, "level=DEBUG"},
+		{gone, 500, fault, "level=ERROR"}, // which is not because the client left
+		{gone, 404, fault, ""},
+		{late, 500, fault, "level=ERROR"},
+		{late, 503, context.DeadlineExceeded, "level=WARN"},
 	} {
 		is := is.New(t)
 		log, lines := logger()
-		reports.Request{HTTP: httptest.NewRequest("GET", "/", nil).WithContext(tt.ctx)}.Failed(log, "console", tt.status, errors.New("fault"))
+		reports.Request{HTTP: httptest.NewRequest("GET", "/", nil).WithContext(tt.ctx)}.Failed(log, "console", tt.status, tt.err)
 		is.Equal(lines.Len() > 0, tt.level != "")
 		is.True(strings.Contains(lines.String(), tt.level))
 	}
