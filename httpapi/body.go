@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"mime"
 	"net/http"
 	"slices"
@@ -76,12 +77,12 @@ type object struct {
 	members  map[string]json.RawMessage
 	names    []string // in their order, each once
 	known    []string
-	required []string
+	required map[string]bool
 }
 
 // readObject reads the members of raw, which is valid JSON. A raw that is nil or no object has none.
 func readObject(f *faults, path string, raw json.RawMessage) *object {
-	o := &object{faults: f, path: path, members: map[string]json.RawMessage{}}
+	o := &object{faults: f, path: path, members: map[string]json.RawMessage{}, required: map[string]bool{}}
 	if raw == nil {
 		return o
 	}
@@ -145,7 +146,7 @@ func (o *object) value(name, want string) (json.RawMessage, bool) {
 	switch have := kind(raw); {
 	case have == want:
 		return raw, true
-	case have != "null" || slices.Contains(o.required, name):
+	case have != "null" || o.required[name]:
 		o.faults.add(o.at(name), "must be %s, was %s", want, have)
 	}
 	return nil, false
@@ -153,8 +154,8 @@ func (o *object) value(name, want string) (json.RawMessage, bool) {
 
 // need says that these members are required. It comes before they are read.
 func (o *object) need(names ...string) {
-	o.required = append(o.required, names...)
 	for _, name := range names {
+		o.required[name] = true
 		if _, ok := o.members[name]; !ok {
 			o.faults.add(o.at(name), "is required")
 		}
@@ -267,10 +268,21 @@ func (f *faults) merge(prefix string, err error) {
 	if !errors.As(err, &invalid) {
 		return
 	}
-	known := f.fields
+	// One path is the other, or within it. Looked up, since a body can have tens of thousands of faults of both kinds.
+	known, around := map[string]bool{}, map[string]bool{}
+	for _, k := range f.fields {
+		known[k.Path] = true
+		for path := range enclosing(k.Path) {
+			around[path] = true
+		}
+	}
 	for _, field := range invalid.Fields {
 		field.Path = join(prefix, field.Path)
-		if !slices.ContainsFunc(known, func(k diverted.FieldError) bool { return related(k.Path, field.Path) }) {
+		told := around[field.Path]
+		for path := range enclosing(field.Path) {
+			told = told || known[path]
+		}
+		if !told {
 			f.fields = append(f.fields, field)
 		}
 	}
@@ -283,10 +295,14 @@ func join(prefix, path string) string {
 	return prefix + "." + path
 }
 
-// related says whether one path is the other, or within it.
-func related(a, b string) bool {
-	if len(a) > len(b) {
-		a, b = b, a
+// enclosing is a path and all that it is within.
+func enclosing(path string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range len(path) {
+			if (path[i] == '.' || path[i] == '[') && !yield(path[:i]) {
+				return
+			}
+		}
+		yield(path)
 	}
-	return strings.HasPrefix(b, a) && (len(a) == len(b) || b[len(a)] == '.' || b[len(a)] == '[')
 }
