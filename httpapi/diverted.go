@@ -55,7 +55,7 @@ func (h *Handler) fetchDiverted(c *call) (answer, error) {
 func (h *Handler) listDiverted(c *call) (answer, error) {
 	var f faults
 	query := diverted.DivertedQuery{Webhook: c.webhookKey(), Filter: c.filter(&f)}
-	query.Offset, query.Limit, query.After = c.page(&f)
+	query.Offset, query.Limit, query.After = c.page(&f, diverted.MaxPage)
 	if extended := c.flag(&f, "extended"); extended != nil {
 		query.Failures = *extended
 	}

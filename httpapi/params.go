@@ -188,10 +188,10 @@ func (c *call) eventTypes(f *faults, name string) []string {
 	return types
 }
 
-// page reads the parameters that lists share.
-func (c *call) page(f *faults) (offset, count int, after ulid.ULID) {
+// page reads the parameters that lists share; a page has most items at most.
+func (c *call) page(f *faults, most int) (offset, count int, after ulid.ULID) {
 	offset = c.number(f, "offset", 0, 0, diverted.MaxOffset) // after goes deeper
-	count = c.number(f, "count", diverted.DefaultPage, 1, diverted.MaxPage)
+	count = c.number(f, "count", diverted.DefaultPage, 1, most)
 	after = c.locator(f, "after")
 	return offset, count, after
 }

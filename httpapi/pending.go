@@ -47,7 +47,7 @@ func newPendingResponse(d diverted.PendingDelivery) pendingResponse {
 func (h *Handler) listPending(c *call) (answer, error) {
 	var f faults
 	query := diverted.DivertedQuery{Webhook: c.webhookKey()}
-	query.Offset, query.Limit, query.After = c.page(&f)
+	query.Offset, query.Limit, query.After = c.page(&f, diverted.MaxPage)
 	if err := f.err(errParameter); err != nil {
 		return answer{}, err
 	}

@@ -103,6 +103,9 @@ func (h *Handler) unsuspendWebhook(c *call) (answer, error) {
 	return answer{status: http.StatusNoContent}, nil
 }
 
+// maxWebhooks is the greatest page of webhooks: near its limits each is 25 KB.
+const maxWebhooks = 100
+
 func (h *Handler) listWebhooks(c *call) (answer, error) {
 	var f faults
 	query := diverted.WebhookQuery{
@@ -113,7 +116,7 @@ func (h *Handler) listWebhooks(c *call) (answer, error) {
 		Active:     c.flag(&f, "active"),
 		EventTypes: c.eventTypes(&f, "eventTypes"),
 	}
-	query.Offset, query.Limit, query.After = c.page(&f)
+	query.Offset, query.Limit, query.After = c.page(&f, maxWebhooks)
 	if err := f.err(errParameter); err != nil {
 		return answer{}, err
 	}

@@ -426,12 +426,14 @@ func TestListWebhooksByTheirFilters(t *testing.T) {
 	list, _ = a.list("?count=2&after=" + list.Items[1].Locator + "&eventTypes=policy.issued%2Cx")
 	a.is.True(list.ListCompleted)
 	a.is.Equal(len(list.Items), 1)
+	list, _ = a.list("?count=100")
+	a.is.True(list.ListCompleted)
 	a.is.Equal(a.do("GET", webhooksPath(uuid.New())+"/list", "").body, `{"listCompleted":true,"items":[]}`)
 
 	for query, name := range map[string]string{
 		"?enabled=1": "enabled", "?suspended=TRUE": "suspended", "?active=": "active", "?name=": "name", "?name=%FF": "name",
 		"?name=" + strings.Repeat("x", 201): "name", "?eventTypes=": "eventTypes", "?eventTypes=a,,b": "eventTypes", "?eventTypes=a%20b": "eventTypes",
-		"?eventTypes=a&eventTypes=b": "eventTypes", "?count=0": "count", "?state=x": "state",
+		"?eventTypes=a&eventTypes=b": "eventTypes", "?count=0": "count", "?count=101": "count", "?state=x": "state",
 	} {
 		res := a.do("GET", webhooksPath(tenant)+"/list"+query, "")
 		a.is.Equal(res.StatusCode, 400)
