@@ -12,24 +12,18 @@ var filterParameters = []string{"trigger", "eventType", "since", "until"}
 
 // filter reads the query parameters of a filter; those that the route does not have are absent.
 func (c *call) filter(f *faults) diverted.DivertedFilter {
-	filter := diverted.DivertedFilter{Since: c.moment(f, "since"), Until: c.moment(f, "until")}
-	if !filter.Since.IsZero() && !filter.Until.IsZero() && !filter.Since.Before(filter.Until) {
-		f.add("until", "must be after since")
+	filter := diverted.DivertedFilter{
+		Trigger:   diverted.Trigger(strings.ToLower(c.query.Get("trigger"))), // in either case it is the same to a cursor
+		EventType: c.query.Get("eventType"),
+		Since:     c.moment(f, "since"),
+		Until:     c.moment(f, "until"),
 	}
-	if c.query.Has("trigger") {
-		s := c.query.Get("trigger")
-		trigger, err := diverted.ParseTrigger(s)
-		if err != nil {
-			f.add("trigger", "must be 3xx, 4xx, 5xx, timeout or a status 300 to 599, was %s", quote(s))
-		}
-		filter.Trigger = trigger
-	}
-	if c.query.Has("eventType") {
-		filter.EventType = c.query.Get("eventType")
-		if !eventType.MatchString(filter.EventType) {
-			f.add("eventType", "must be an event type, 1 to 128 of the characters A–Z a–z 0–9 . _ -, was %s", quote(filter.EventType))
+	for _, name := range []string{"trigger", "eventType"} {
+		if c.query.Has(name) && c.query.Get(name) == "" {
+			f.add(name, "must not be empty; leave it out to select all") // whoever names it does not mean all
 		}
 	}
+	f.merge("", filter.Validate())
 	return filter
 }
 
