@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,9 +153,14 @@ func TestCountersTellWhatBecameOfEveryDelivery(t *testing.T) {
 	for _, without := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			status := 200
+			var mu sync.Mutex
 			var told []string
 			tell := func(what string) func(diverted.Attempt) {
-				return func(diverted.Attempt) { told = append(told, what) }
+				return func(diverted.Attempt) {
+					mu.Lock()
+					defer mu.Unlock()
+					told = append(told, what)
+				}
 			}
 			s := newService(t, diverted.NewMemoryStore(), otel.Config{WithoutWebhook: without},
 				diverted.Observer{Attempted: tell("attempted"), Delivered: tell("delivered"), Diverted: tell("diverted")},
