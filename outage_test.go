@@ -24,6 +24,19 @@ func (w *world) hosts(n int) []diverted.WebhookKey {
 	return keys
 }
 
+// outage has no receiver respond until what it returns is false.
+func (w *world) outage() (down *atomic.Bool) {
+	down = new(atomic.Bool)
+	down.Store(true)
+	w.receiver.answers(func(message, int) response {
+		if down.Load() {
+			return response{err: io.ErrUnexpectedEOF}
+		}
+		return response{status: 200}
+	})
+	return down
+}
+
 func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		var began, ended int
@@ -32,14 +45,7 @@ func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
 			Offline: func() { began++ },
 			Online:  func(after time.Duration) { ended, lasted = ended+1, after },
 		}
-		var down atomic.Bool
-		down.Store(true)
-		w.receiver.answers(func(message, int) response {
-			if down.Load() {
-				return response{err: io.ErrUnexpectedEOF}
-			}
-			return response{status: 200}
-		})
+		down := w.outage()
 		w.receiver.inTurn = true
 		hooks := w.hosts(20)
 		w.run()
@@ -85,14 +91,7 @@ func TestAnOutageEndsWithTheRunThatNoticedIt(t *testing.T) {
 			Offline: func() { began++ },
 			Online:  func(after time.Duration) { lasted = append(lasted, after) },
 		}
-		var down atomic.Bool
-		down.Store(true)
-		w.receiver.answers(func(message, int) response {
-			if down.Load() {
-				return response{err: io.ErrUnexpectedEOF}
-			}
-			return response{status: 200}
-		})
+		down := w.outage()
 		w.receiver.inTurn = true
 		hooks := w.hosts(60)
 		w.run()
