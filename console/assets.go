@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+
+	"github.com/divertedevents/diverted/internal/locators"
 )
 
 //go:embed templates/*.html
@@ -83,10 +85,10 @@ func (c *call) home() (answer, error) {
 	if !given {
 		return render("home", homeView{c.frame("Console")}), nil
 	}
-	tenant, ok := parseUUID(s)
+	tenant, ok := locators.ParseUUID(s)
 	if !ok {
 		var f faults
-		f.add("tenant", uuidRule)
+		f.add("tenant", locators.UUIDRule)
 		return answer{}, f.err(errParameter)
 	}
 	c.tenant = tenant

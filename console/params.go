@@ -11,6 +11,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/locators"
 )
 
 // maxForm is the size of a form, in bytes.
@@ -75,9 +76,9 @@ func (v values) locator(f *faults, name string) ulid.ULID {
 	if !given {
 		return ulid.Zero
 	}
-	id, ok := parseULID(s)
+	id, ok := locators.ParseULID(s)
 	if !ok {
-		f.add(name, ulidRule)
+		f.add(name, locators.ULIDRule)
 	}
 	return id
 }

@@ -4,10 +4,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted/httpapi"
+	"github.com/divertedevents/diverted/internal/locators"
 )
 
 // route is one method of one path.
@@ -95,15 +95,15 @@ func (c *call) readPath(values map[string]string) error {
 	var f faults
 	if s, given := values["tenantLocator"]; given {
 		var ok bool
-		if c.tenant, ok = parseUUID(s); !ok {
-			f.add("tenantLocator", uuidRule)
+		if c.tenant, ok = locators.ParseUUID(s); !ok {
+			f.add("tenantLocator", locators.UUIDRule)
 		}
 	}
 	locator := func(name string, into *ulid.ULID) {
 		if s, given := values[name]; given {
 			var ok bool
-			if *into, ok = parseULID(s); !ok {
-				f.add(name, ulidRule)
+			if *into, ok = locators.ParseULID(s); !ok {
+				f.add(name, locators.ULIDRule)
 			}
 		}
 	}
@@ -111,25 +111,4 @@ func (c *call) readPath(values map[string]string) error {
 	locator("eventLocator", &c.event)
 	c.asset = values["asset"]
 	return f.err(errParameter)
-}
-
-const (
-	uuidRule = "must be a UUID of the form 8-4-4-4-12, and not all zeros"
-	ulidRule = "must be a ULID: 26 characters of Crockford's base 32, and not all zeros"
-)
-
-// parseUUID takes the form 8-4-4-4-12 alone, as package httpapi does. Zeros are nobody's: to a store a zero tenant
-// can mean all of them.
-func parseUUID(s string) (uuid.UUID, bool) {
-	if len(s) != 36 {
-		return uuid.Nil, false
-	}
-	id, err := uuid.Parse(s)
-	return id, err == nil && id != uuid.Nil
-}
-
-// parseULID refuses zeros too: to a store a zero webhook can mean all of a tenant.
-func parseULID(s string) (ulid.ULID, bool) {
-	id, err := ulid.ParseStrict(s)
-	return id, err == nil && !id.IsZero()
 }

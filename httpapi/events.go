@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/divertedevents/diverted"
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/locators"
 )
 
 // Publisher publishes events. [diverted.Dispatcher] is one.
@@ -66,9 +68,9 @@ func readEvent(f *faults, raw json.RawMessage) diverted.Event {
 	event.Data, _ = o.value("data", "") // any value; its inner names are the caller's
 	locator := func(name string, into *ulid.ULID) {
 		if s := o.text(name); s != nil {
-			id, ok := parseULID(*s)
+			id, ok := locators.ParseULID(*s)
 			if !ok {
-				f.add(name, "%s, was %s", ulidRule, quote(*s))
+				f.add(name, "%s, was %s", locators.ULIDRule, quote(*s))
 				return
 			}
 			*into = id
@@ -77,9 +79,9 @@ func readEvent(f *faults, raw json.RawMessage) diverted.Event {
 	locator("locator", &event.Locator)
 	locator("requestId", &event.RequestLocator)
 	if s := o.text("userLocator"); s != nil {
-		id, ok := parseUUID(*s)
+		id, ok := locators.ParseUUID(*s)
 		if !ok {
-			f.add("userLocator", "%s, was %s", uuidRule, quote(*s))
+			f.add("userLocator", "%s, was %s", locators.UUIDRule, quote(*s))
 		}
 		event.UserLocator = id
 	}

@@ -9,31 +9,11 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/divertedevents/diverted"
-	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/locators"
 )
-
-const (
-	uuidRule = "must be a UUID of the form 8-4-4-4-12, and not all zeros"
-	ulidRule = "must be a ULID: 26 characters of Crockford's base 32, and not all zeros"
-)
-
-// parseUUID takes the form 8-4-4-4-12 alone: the braces, the urn: and the bare digits that [uuid.Parse]
-// takes as well have other lengths. Zeros are nobody's: to a store a zero tenant can mean all of them.
-func parseUUID(s string) (uuid.UUID, bool) {
-	if len(s) != 36 {
-		return uuid.Nil, false
-	}
-	id, err := uuid.Parse(s)
-	return id, err == nil && id != uuid.Nil
-}
-
-// parseULID refuses zeros too: to a store a zero webhook can mean all of a tenant.
-func parseULID(s string) (ulid.ULID, bool) {
-	id, err := ulid.ParseStrict(s)
-	return id, err == nil && !id.IsZero()
-}
 
 // quote shows a piece of a request in a problem: cut, and with nothing unprintable.
 func quote(s string) string {
@@ -63,14 +43,14 @@ func (f *faults) err(kind error) error {
 func (c *call) readPath(values map[string]string) error {
 	var f faults
 	if s, ok := values["tenantLocator"]; ok {
-		if c.tenant, ok = parseUUID(s); !ok {
-			f.add("tenantLocator", "%s, was %s", uuidRule, quote(s))
+		if c.tenant, ok = locators.ParseUUID(s); !ok {
+			f.add("tenantLocator", "%s, was %s", locators.UUIDRule, quote(s))
 		}
 	}
 	locator := func(name string, into *ulid.ULID) {
 		if s, ok := values[name]; ok {
-			if *into, ok = parseULID(s); !ok {
-				f.add(name, "%s, was %s", ulidRule, quote(s))
+			if *into, ok = locators.ParseULID(s); !ok {
+				f.add(name, "%s, was %s", locators.ULIDRule, quote(s))
 			}
 		}
 	}
@@ -140,9 +120,9 @@ func (c *call) locator(f *faults, name string) ulid.ULID {
 	if !c.query.Has(name) {
 		return ulid.Zero
 	}
-	id, ok := parseULID(c.query.Get(name))
+	id, ok := locators.ParseULID(c.query.Get(name))
 	if !ok {
-		f.add(name, "%s, was %s", ulidRule, quote(c.query.Get(name)))
+		f.add(name, "%s, was %s", locators.ULIDRule, quote(c.query.Get(name)))
 	}
 	return id
 }
