@@ -166,7 +166,7 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 		}
 		result.took(part, done)
 		if events = events[len(part):]; len(events) > 0 {
-			select { // others have the writer for as long as this part had it
+			select { // others have the writer for as long as this part took
 			case <-time.After(time.Since(began)):
 			case <-ctx.Done():
 			}

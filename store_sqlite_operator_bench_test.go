@@ -3,24 +3,18 @@ package diverted
 import (
 	"cmp"
 	"database/sql"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // BenchmarkSQLiteOperator measures what an operator's page asks, beside many diverted events of one webhook:
 // 10,000, or as many as the environment's DIVERTED_EVENTS says.
 func BenchmarkSQLiteOperator(b *testing.B) {
-	n := 10_000
-	if s := os.Getenv("DIVERTED_EVENTS"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			b.Fatal(err)
-		}
-	}
+	n := testenv.Number(b, "DIVERTED_EVENTS", 10_000)
 	s, path := openTestStore(b)
 	w, err := s.CreateWebhook(b.Context(), NewWebhook(acme, "billing", "https://example.com/hook", "*"))
 	if err != nil {

@@ -4,10 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -15,19 +13,13 @@ import (
 	"github.com/divertedevents/diverted/console"
 	"github.com/divertedevents/diverted/httpapi"
 	"github.com/divertedevents/diverted/internal/testdata"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // BenchmarkPages makes pages of a webhook with many diverted events on SQLite, 10,000 or what
 // CONSOLE_BENCH_EVENTS says, and tells the median beside the mean.
 func BenchmarkPages(b *testing.B) {
-	events := 10_000
-	if s := os.Getenv("CONSOLE_BENCH_EVENTS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			b.Fatal(err)
-		}
-		events = n
-	}
+	events := testenv.Number(b, "CONSOLE_BENCH_EVENTS", 10_000)
 	store, err := diverted.OpenSQLite(b.Context(), filepath.Join(b.TempDir(), "console.db"))
 	if err != nil {
 		b.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/matryer/is"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 	"github.com/divertedevents/diverted/postgres"
 )
 
@@ -23,10 +23,7 @@ import (
 // in ten fails once and is retried a second later, one in fifty is diverted and then deleted. CHURN_SQL is run first, to
 // compare settings.
 func TestChurn(t *testing.T) {
-	deliveries, err := strconv.Atoi(cmp.Or(os.Getenv("CHURN_DELIVERIES"), "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	deliveries := testenv.Number(t, "CHURN_DELIVERIES", 0)
 	if deliveries == 0 {
 		t.Skip("it takes minutes, and tells nothing that fails: see make churn")
 	}

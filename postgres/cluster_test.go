@@ -3,12 +3,12 @@ package postgres_test
 import (
 	"context"
 	"os"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/divertedevents/diverted/internal/crashtest"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // Three dispatchers share a database. One is killed and another started again and again, and the server itself
@@ -19,11 +19,7 @@ func TestDispatchersAndAServerThatDieLoseNothing(t *testing.T) {
 		t.Skip("it waits for the end of leases")
 	}
 	deliveries, every := 2000, 500*time.Millisecond
-	if s := os.Getenv("CLUSTER_DELIVERIES"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
+	if n := testenv.Number(t, "CLUSTER_DELIVERIES", 0); n > 0 {
 		deliveries, every = n, 2*time.Second
 	}
 	server := newMortal(t)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/crashtest"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // The number of kills is CRASH_KILLS, or 20: see make crash.
@@ -24,18 +24,10 @@ func TestKillsLoseNothing(t *testing.T) {
 		t.Skip("it takes half a minute")
 	}
 	newPool(t) // or skip
-	kills := 20
-	if s := os.Getenv("CRASH_KILLS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kills = n
-	}
 	crashtest.Test(t, crashtest.Config{
 		Open:  openURL,
 		DSN:   urlOf(newSchema()),
-		Kills: kills,
+		Kills: testenv.Number(t, "CRASH_KILLS", 20),
 		Seed:  uint64(os.Getpid()),
 		Log:   os.Stderr,
 	})

@@ -2,26 +2,19 @@ package postgres_test
 
 import (
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // BenchmarkOperator measures what an operator's page asks, beside many diverted events of one webhook: 10,000, or as
 // many as the environment's DIVERTED_EVENTS says.
 func BenchmarkOperator(b *testing.B) {
-	n := 10_000
-	if s := os.Getenv("DIVERTED_EVENTS"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			b.Fatal(err)
-		}
-	}
+	n := testenv.Number(b, "DIVERTED_EVENTS", 10_000)
 	pool, schema := newPool(b), newSchema()
 	s := open(b, pool, schema)
 	w := newWebhook(b, s, uuid.New())

@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +29,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/testdata"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -209,20 +209,9 @@ func TestABulkResendOverTwoKillsSendsEachEventOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a minute")
 	}
-	number := func(name string, otherwise int) int {
-		s := os.Getenv(name)
-		if s == "" {
-			return otherwise
-		}
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		return n
-	}
 	const briefly = 20_000
-	events := number("BULK_EVENTS", briefly)
-	r := &run{is: is.New(t), pace: number("BULK_PACE", 0), db: filepath.Join(t.TempDir(), "webhooks.db"), receiver: newReceiver()}
+	events := testenv.Number(t, "BULK_EVENTS", briefly)
+	r := &run{is: is.New(t), pace: testenv.Number(t, "BULK_PACE", 0), db: filepath.Join(t.TempDir(), "webhooks.db"), receiver: newReceiver()}
 	defer r.receiver.server.Close()
 	began := time.Now()
 	r.fill(t, events)

@@ -4,13 +4,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/crashtest"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 func openSQLite(ctx context.Context, path string) (diverted.Store, error) {
@@ -31,23 +31,9 @@ func TestKillsLoseNothingOnSQLite(t *testing.T) {
 	crashtest.Test(t, crashtest.Config{
 		Open:         openSQLite,
 		DSN:          filepath.Join(t.TempDir(), "webhooks.db"),
-		Kills:        number(t, "CRASH_KILLS", 20),
-		Acknowledged: number(t, "CRASH_ACKNOWLEDGED", 0),
+		Kills:        testenv.Number(t, "CRASH_KILLS", 20),
+		Acknowledged: testenv.Number(t, "CRASH_ACKNOWLEDGED", 0),
 		Seed:         uint64(os.Getpid()),
 		Log:          os.Stderr,
 	})
-}
-
-// number reads a number from the environment.
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	s := os.Getenv(name)
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }

@@ -24,6 +24,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // Harness says how to get at the store under test.
@@ -50,14 +51,7 @@ const sequence = 100
 // Run tests the store.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
-	steps := Steps
-	if s := os.Getenv("MODEL_STEPS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal("MODEL_STEPS: ", err)
-		}
-		steps = n
-	}
+	steps := testenv.Number(t, "MODEL_STEPS", Steps)
 	set := func(name string, value int) {
 		if err := flag.Set("rapid."+name, strconv.Itoa(value)); err != nil {
 			t.Fatal(err)
