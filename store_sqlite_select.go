@@ -67,10 +67,6 @@ func (s *selection) still(row *sqliteWebhook, event ulid.ULID) []any {
 // fewEvents is how many events are sorted rather than read in order: some 10 ms' worth.
 const fewEvents = 10_000
 
-// someEvents is how many events are looked at, one by one, on the chance that they make the page: some 2 ms'
-// worth.
-const someEvents = 500
-
 // selectEvents returns the locators of up to s.limit diverted events, ascending.
 func selectEvents(ctx context.Context, tx *sql.Tx, webhook int64, s selection) ([][]byte, error) {
 	from, to := s.times()
@@ -88,22 +84,10 @@ func selectEvents(ctx context.Context, tx *sql.Tx, webhook int64, s selection) (
 		}
 	}
 	if f.Trigger == "" && f.EventType == "" {
-		if f.Since.IsZero() {
-			return queryEvents(ctx, tx, `
-				SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
-				WHERE webhook = ? AND due IS NULL AND event > ? AND diverted_at < ? ORDER BY event LIMIT ?`,
-				webhook, s.after, to, s.limit)
-		}
-		// If nearly all are selected, the first that there are make the page.
-		first, err := queryEvents(ctx, tx, `
-			SELECT event FROM (
-				SELECT event, diverted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
-				WHERE webhook = ? AND due IS NULL AND event > ? ORDER BY event LIMIT ?)
-			WHERE diverted_at >= ? AND diverted_at < ? LIMIT ?`,
-			webhook, s.after, s.limit+someEvents, from, to, s.limit)
-		if len(first) == s.limit || err != nil {
-			return first, err
-		}
+		return queryEvents(ctx, tx, `
+			SELECT event FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted
+			WHERE webhook = ? AND due IS NULL AND event > ? AND diverted_at >= ? AND diverted_at < ? ORDER BY event LIMIT ?`,
+			webhook, s.after, from, to, s.limit)
 	}
 	// Within a trigger and a type events ascend: as many of each as are wanted, and the first of them all. What
 	// is found bounds what the groups after it can add.
