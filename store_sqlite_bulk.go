@@ -9,9 +9,12 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// bulkPart is how many events of a bulk step are changed in one transaction, so that others wait for a
-// millisecond or two.
-const bulkPart = 50
+// bulkPart is how many events of a bulk step are changed in one transaction, which takes two milliseconds, and bulkShare
+// how many are while others wait for the writer.
+const (
+	bulkPart  = 50
+	bulkShare = 10
+)
 
 // sqliteBulk is what a step does. A reader selects, since it may have to look at many; the writer changes
 // what still is as it was selected.
@@ -142,15 +145,15 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 	}
 	for len(events) > 0 {
 		began := time.Now()
-		part := events[:min(bulkPart, len(events))]
-		var done int
+		var taken, done int
 		err := s.write(ctx, b.action, func(tx *sqliteTx) error {
 			if err := b.allowed(tx, &r); err != nil {
 				return err
 			}
 			row := tx.webhook(r.Webhook)
 			done = 0
-			for _, event := range part {
+			for taken = 0; taken < min(bulkPart, len(events)) && (taken < bulkShare || !tx.awaited()); taken++ {
+				event := events[taken]
 				if row != nil && len(event) == len(ulid.ULID{}) && b.apply(tx, row, ulid.ULID(event), &r) {
 					done++
 				}
@@ -164,8 +167,8 @@ func (s *SQLiteStore) bulk(ctx context.Context, request BulkRequest, b sqliteBul
 			result.More = true // as if the limit had been less
 			return result, nil
 		}
-		result.took(part, done)
-		if events = events[len(part):]; len(events) > 0 {
+		result.took(events[:taken], done)
+		if events = events[taken:]; len(events) > 0 {
 			select { // others have the writer for as long as this part took
 			case <-time.After(time.Since(began)):
 			case <-ctx.Done():

@@ -3,10 +3,13 @@ package diverted
 import (
 	"context"
 	"database/sql"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/matryer/is"
+	"github.com/oklog/ulid/v2"
 )
 
 // What a step selects is changed only if it still is what was asked for.
@@ -73,4 +76,34 @@ func TestAnEventWithoutAFailureIsResentAndDeleted(t *testing.T) {
 		}
 		is.Equal(result.Done, want)
 	}
+}
+
+func TestABulkPartEndsWhereOthersWait(t *testing.T) {
+	is := is.New(t)
+	s, _ := openTestStore(t)
+	w, err := s.CreateWebhook(t.Context(), NewWebhook(acme, "billing", "https://example.com/hook", "*"))
+	is.NoErr(err)
+	const events = 2 * bulkPart
+	divertSome(t, s, w.Key(), events)
+	var other sync.WaitGroup
+	applied, meanwhile := 0, 0
+	bulk := sqliteResendAll
+	bulk.apply = func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool {
+		if applied++; applied == 1 {
+			other.Go(func() {
+				if err := s.write(t.Context(), "other", func(*sqliteTx) error { meanwhile = applied; return nil }); err != nil {
+					t.Error(err)
+				}
+			})
+			for !tx.awaited() {
+				runtime.Gosched()
+			}
+		}
+		return sqliteResendAll.apply(tx, row, event, r)
+	}
+	result, err := s.bulk(t.Context(), BulkRequest{Webhook: w.Key()}, bulk)
+	is.NoErr(err)
+	other.Wait()
+	is.Equal(meanwhile, bulkShare)
+	is.Equal([]int{result.Matched, result.Done}, []int{events, events})
 }

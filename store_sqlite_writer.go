@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -27,9 +28,10 @@ type sqliteWriter struct {
 	stmts map[string]*sql.Stmt
 	tell  func([]Change)
 
-	calls chan *sqliteCall
-	done  chan struct{}
-	err   error // of the connection's end; read after done
+	calls  chan *sqliteCall
+	served []*sqliteCall // reused
+	done   chan struct{}
+	err    error // of the connection's end; read after done
 
 	cache      webhookCache
 	turns      *turns.Turns[int64]     // by the webhook's row id
@@ -102,7 +104,7 @@ func newSQLiteWriter(ctx context.Context, conn *sql.Conn, own bool, tell func([]
 		tx.freedRows(shrinkAfter)
 		return nil
 	}}
-	return w, sqliteError("open database", w.transact(ctx, []*sqliteCall{opening}))
+	return w, sqliteError("open database", w.transact1(opening))
 }
 
 // identify remembers which file is open.
@@ -153,31 +155,16 @@ func (w *sqliteWriter) close() error {
 
 func (w *sqliteWriter) run() {
 	defer close(w.done)
-	batch := make([]*sqliteCall, 0, maxMerged)
 	for {
 		call, open := w.wait()
 		if !open {
 			break
 		}
-		batch = append(batch[:0], call)
-	merge:
-		for len(batch) < maxMerged {
-			select {
-			case call, open := <-w.calls:
-				if !open {
-					break merge // the next wait sees it
-				}
-				batch = append(batch, call)
-			default:
-				break merge
-			}
-		}
-		w.serve(batch)
-		clear(batch)
+		w.serve(call)
 	}
 	if len(w.activity) > 0 {
 		// Numbers alone: Close does not fail for them.
-		_ = w.transact(context.Background(), []*sqliteCall{{apply: (*sqliteTx).writeActivity}})
+		_ = w.transact1(&sqliteCall{apply: (*sqliteTx).writeActivity})
 	}
 	for _, stmt := range w.stmts {
 		w.err = errors.Join(w.err, stmt.Close())
@@ -214,7 +201,7 @@ func (w *sqliteWriter) wait() (call *sqliteCall, open bool) {
 			case <-time.After(quiet):
 			}
 		}
-		if err := w.transact(context.Background(), []*sqliteCall{{apply: step}}); err != nil {
+		if err := w.transact1(&sqliteCall{apply: step}); err != nil {
 			call, open = <-w.calls // the disk has trouble: try again after the next call
 			return call, open
 		}
@@ -225,71 +212,103 @@ func (w *sqliteWriter) wait() (call *sqliteCall, open bool) {
 	}
 }
 
-// serve runs the calls in one transaction and answers them. If it fails, each call gets one of its own,
-// so that the fault of one, such as a row too large for the disk, is not that of the others.
-func (w *sqliteWriter) serve(batch []*sqliteCall) {
-	alive := batch[:0]
-	for _, call := range batch {
-		if !call.begun.Swap(true) {
-			alive = append(alive, call)
-		}
-	}
-	if len(alive) == 0 {
+// serve runs a call, and those that come until it is done, in one transaction and answers them. If it fails, each
+// call gets one of its own, so that the fault of one, such as a row too large for the disk, is not that of the others.
+func (w *sqliteWriter) serve(call *sqliteCall) {
+	if call.begun.Swap(true) {
 		return
 	}
-	ctx := context.Background() // not a caller's: the others must not suffer from its end
-	err := w.transact(ctx, alive)
+	served, err := w.transact(append(w.served[:0], call), w.next)
 	var begin beginError
 	switch {
 	case err == nil:
-	case errors.As(err, &begin) || len(alive) == 1:
-		for _, call := range alive {
+	case errors.As(err, &begin):
+		for call := w.next(); call != nil; call = w.next() {
+			served = append(served, call) // it would find the same
+		}
+		for _, call := range served {
 			call.err = err
 		}
+	case len(served) == 1:
+		call.err = err
 	default:
-		for _, call := range alive {
-			if err := w.transact(ctx, []*sqliteCall{call}); err != nil {
-				call.err = err
-			}
+		for _, call := range served {
+			call.err = w.transact1(call)
 		}
 	}
-	for _, call := range alive {
+	for _, call := range served {
 		if call.err == nil && len(call.changes) > 0 {
 			w.tell(call.changes)
 		}
 		close(call.done)
 	}
+	clear(served)
+	w.served = served[:0]
 }
+
+// next begins a call that waits, and returns nil if there is none.
+func (w *sqliteWriter) next() *sqliteCall {
+	for {
+		select {
+		case call, open := <-w.calls:
+			if !open {
+				return nil // wait sees it
+			}
+			if !call.begun.Swap(true) {
+				return call
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// awaited says whether another call waits.
+func (w *sqliteWriter) awaited() bool { return len(w.calls) > 0 }
 
 // beginError is a failure to begin: no call is at fault, and none was run.
 type beginError struct{ error }
 
 func (e beginError) Unwrap() error { return e.error }
 
-// transact runs the calls in a transaction. On an error nothing is changed, and call.err is not set.
-func (w *sqliteWriter) transact(ctx context.Context, batch []*sqliteCall) (err error) {
+// transact1 runs a call in a transaction of its own.
+func (w *sqliteWriter) transact1(call *sqliteCall) error {
+	_, err := w.transact([]*sqliteCall{call}, func() *sqliteCall { return nil })
+	return cmp.Or(err, call.err)
+}
+
+// transact runs the one call in a transaction, and those that next returns, and returns all that it ran. On an error
+// nothing is changed, and call.err is not that error.
+func (w *sqliteWriter) transact(served []*sqliteCall, next func() *sqliteCall) (_ []*sqliteCall, err error) {
 	if err := w.moved(); err != nil {
-		return beginError{err}
+		return served, beginError{err}
 	}
 	tx := &sqliteTx{sqliteWriter: w, now: w.wall()}
 	if tx.exec("BEGIN IMMEDIATE"); tx.fault != nil {
-		return beginError{tx.fault}
+		return served, beginError{tx.fault}
 	}
 	defer func() {
 		if err != nil {
 			w.forget()
-			if _, rollback := w.conn.ExecContext(ctx, "ROLLBACK"); rollback != nil && !isNoTransaction(rollback) {
+			if _, rollback := w.conn.ExecContext(context.Background(), "ROLLBACK"); rollback != nil && !isNoTransaction(rollback) {
 				err = errors.Join(err, rollback)
 			}
 		}
 	}()
 	tx.notice()
-	for _, call := range batch {
+	for call := served[0]; call != nil; {
 		if tx.fault != nil {
-			return tx.fault
+			return served, tx.fault
 		}
 		tx.call, call.err, call.changes = call, nil, nil
 		call.err = call.apply(tx)
+		if len(served) == maxMerged {
+			break
+		}
+		if call = next(); call != nil {
+			served = append(served, call)
+			tx.now = w.wall()
+		}
 	}
 	if tx.fault == nil && !tx.wroteActivity && len(tx.activity) > 0 && tx.now.Sub(tx.wroteAt).Abs() >= activityEvery {
 		tx.writeActivity()
@@ -305,7 +324,7 @@ func (w *sqliteWriter) transact(ctx context.Context, batch []*sqliteCall) (err e
 		}
 		w.remember(tx.happened, tx.now)
 	}
-	return tx.fault
+	return served, tx.fault
 }
 
 // isNoTransaction: SQLite itself rolled back already, as it does after some faults.

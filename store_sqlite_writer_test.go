@@ -1,0 +1,60 @@
+package diverted
+
+import (
+	"database/sql"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matryer/is"
+)
+
+// A call that comes while another is applied does not wait for a commit that is not its own.
+func TestACallThatComesMeanwhileSharesTheTransaction(t *testing.T) {
+	is := is.New(t)
+	s, _ := openTestStore(t)
+	var first, second *sqliteTx
+	var other sync.WaitGroup
+	is.NoErr(s.write(t.Context(), "first", func(tx *sqliteTx) error {
+		first = tx
+		other.Go(func() {
+			if err := s.write(t.Context(), "second", func(tx *sqliteTx) error { second = tx; return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+		for !tx.awaited() {
+			runtime.Gosched()
+		}
+		return nil
+	}))
+	other.Wait()
+	is.True(first == second)
+}
+
+// Whoever waits while a transaction cannot begin hears of it, and does not try for as long again.
+func TestAllThatWaitHearThatATransactionCannotBegin(t *testing.T) {
+	is := is.New(t)
+	s, path := openTestStore(t)
+	const patience, callers = 200 * time.Millisecond, 20
+	_, err := s.writer.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 200")
+	is.NoErr(err)
+	db, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate")
+	is.NoErr(err)
+	defer db.Close()
+	lock, err := db.Begin()
+	is.NoErr(err)
+	defer lock.Rollback()
+	began := time.Now()
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			if err := s.write(t.Context(), "wait", func(*sqliteTx) error { return nil }); !errors.Is(err, ErrLocked) {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	is.True(time.Since(began) < callers*patience/2) // once or twice
+}
