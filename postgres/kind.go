@@ -62,6 +62,9 @@ func (k *kind) narrow(f diverted.DivertedFilter) (all []narrow) {
 		from, to, _ := triggers(f.Trigger)
 		all = append(all, narrow{"diverted_by", from, to})
 	}
+	if f.EventType != "" {
+		all = append(all, narrow{"type", f.EventType, f.EventType})
+	}
 	return all
 }
 

@@ -58,8 +58,9 @@ func stale(t *testing.T, pendingThen bool, pending, aside int) (schema string, w
 	insert := func(n int, columns, values string) {
 		execute(t, pool, `
 			INSERT INTO `+schema+`.deliveries (webhook, event, request, accepted_at, type, body, `+columns+`)
-			SELECT w.id, gen_random_uuid(), gen_random_uuid(), now() - i * interval '1 second', 'a.b', '{}', `+values+`
-			FROM `+schema+`.webhooks w, generate_series($1::int, 1, -1) i`, n) // the oldest first
+			SELECT w.id, (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - i * 1000), 12, '0') || right(md5(random()::text), 20))::uuid,
+				gen_random_uuid(), now() - i * interval '1 second', 'a.b', '{}', `+values+`
+			FROM `+schema+`.webhooks w, generate_series($1::int, 1, -1) i`, n) // the oldest first, as ULIDs have it
 	}
 	analyze := func() { execute(t, pool, `VACUUM ANALYZE `+schema+`.deliveries`) }
 	if pendingThen {
@@ -155,6 +156,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 				schema, w := stale(t, pendingThen, few, many)
 				for what, f := range map[string]diverted.DivertedFilter{
 					"all": {}, "trigger": {Trigger: "503"}, "class": {Trigger: "5xx"}, "no such trigger": {Trigger: "404"}, "no such class": {Trigger: "4XX"},
+					"type": {EventType: "a.b"}, "no such type": {EventType: "a.c"}, "the last 15,000": {Since: time.Now().Add(-15_000 * time.Second)},
 					"the last 1,000": {Since: time.Now().Add(-1000 * time.Second)}, "the first 1,000": {Until: time.Now().Add(-(many - 1000) * time.Second)},
 				} {
 					t.Run(what, func(t *testing.T) {
