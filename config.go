@@ -26,7 +26,8 @@ type Config struct {
 	MaxRetryAfter time.Duration
 	// MaxPendingPerWebhook bounds how many deliveries of a webhook are pending. At the bound Send answers
 	// [ErrFull], and so does Publish, which accepts the event for the other webhooks all the same. 0: no bound.
-	// Processes on one store count each other's deliveries with a delay of up to a second.
+	// Processes on one store count each other's deliveries with a delay of up to a second. What is accepted in
+	// the host's own transaction ([SQLiteStore.SendTx] and its like) is never refused, by this bound or the next.
 	MaxPendingPerWebhook int
 	// MaxStoreBytes bounds the size of the store, in bytes: on SQLite that of the database's pages in use,
 	// without the write-ahead log. At the bound Send and Publish answer [ErrFull] for every webhook. What is
@@ -43,10 +44,11 @@ type Config struct {
 	// in small steps, each logged and observed. The store must be a [RetentionStore]. Zero: everything is kept.
 	Retention Retention
 
-	// UserAgent is the header of that name on every request. Empty: "diverted (+https://github.com/divertedevents/diverted)".
+	// UserAgent is the header of that name on every request, at most 256 bytes without control characters.
+	// Empty: "diverted (+https://github.com/divertedevents/diverted)".
 	UserAgent string
-	// AllowedNetworks opens networks that the address guard refuses, such as 127.0.0.0/8 in tests or an
-	// intranet's prefix. Nil: public addresses alone.
+	// AllowedNetworks opens networks that the address guard refuses: an intranet's prefix, or, to try things on one
+	// machine, 127.0.0.0/8 and ::1/128. Nil: public addresses alone.
 	AllowedNetworks []netip.Prefix
 	// DeniedNetworks closes networks, such as one's own public ranges. It wins over AllowedNetworks.
 	DeniedNetworks []netip.Prefix
@@ -76,6 +78,8 @@ const (
 	DefaultGracePeriod           = 20 * time.Second
 	DefaultUserAgent             = "diverted (+https://github.com/divertedevents/diverted)"
 )
+
+const maxUserAgentBytes = 256
 
 // WithDefaults returns the configuration with its zero fields set to their defaults.
 func (c Config) WithDefaults() Config {
@@ -132,6 +136,9 @@ func (c Config) Validate() error {
 	f.merge("Retention", c.Retention.Validate())
 	if c.Jitter > 0.5 || c.Jitter != c.Jitter {
 		f.add("Jitter", "must be at most 0.5, was %g", c.Jitter)
+	}
+	if len(c.UserAgent) > maxUserAgentBytes || !validFieldValue(c.UserAgent) {
+		f.add("UserAgent", "must be at most %d bytes without control characters or space around it (RFC 9110), was %s", maxUserAgentBytes, quote(c.UserAgent))
 	}
 	for _, networks := range []struct {
 		path     string

@@ -112,9 +112,9 @@ type AcceptRequest struct {
 func (r *AcceptRequest) refuse(pending int, bytes int64) error {
 	switch {
 	case r.MaxPending > 0 && pending >= r.MaxPending:
-		return fmt.Errorf("diverted: %w: the webhook has %d pending, and may have %d", ErrFull, pending, r.MaxPending)
+		return fmt.Errorf("%w: the webhook has %d pending, and may have %d", ErrFull, pending, r.MaxPending)
 	case r.MaxBytes > 0 && bytes >= r.MaxBytes:
-		return fmt.Errorf("diverted: %w: the store takes %d bytes, and may take %d", ErrFull, bytes, r.MaxBytes)
+		return fmt.Errorf("%w: the store takes %d bytes, and may take %d", ErrFull, bytes, r.MaxBytes)
 	}
 	return nil
 }
@@ -335,7 +335,29 @@ type NoticeClaim struct {
 	Window time.Duration
 }
 
-// Notice tells of budgets that were spent at one webhook.
+// Notice tells of budgets that were spent at one webhook. To its alert endpoint it is sent as JSON, with the
+// headers of every message:
+//
+//	{
+//	  "tenantLocator": "7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11",
+//	  "webhookLocator": "01KAR4ZQ9N4YV3T0N6C4W2M8XJ",
+//	  "webhookName": "billing",
+//	  "failures": 12,
+//	  "diverted": 12,
+//	  "suspended": false,
+//	  "first": {
+//	    "eventLocator": "01KAR4ZRR0Y9T3M5QX7V1B6KDE",
+//	    "requestLocator": "01KAR4ZRR0Y9T3M5QX7V1B6KDF",
+//	    "failureMessage": "503 Service Unavailable",
+//	    "failureTimestamp": "2026-11-23T17:58:00.000Z",
+//	    "failureTrigger": "503"
+//	  },
+//	  "last": { … as first … }
+//	}
+//
+// The first is sent at once, those that follow within a minute are gathered into one, which is sent at the end
+// of that minute; it doubles up to an hour while failures go on. A notice is tried five times within ten
+// minutes, then logged and observed.
 type Notice struct {
 	// Locator identifies the notice; it is the header webhook-id on every try.
 	Locator ulid.ULID
@@ -393,6 +415,21 @@ type PendingDelivery struct {
 	Attempts int
 	// Failure is the last one, nil before the first.
 	Failure *Failure
+}
+
+// String says which delivery it is, how far it has come, and why it failed last.
+func (p PendingDelivery) String() string {
+	text := fmt.Sprintf("%s %s: %d attempts", p.Key, p.EventType, p.Attempts)
+	switch {
+	case p.Claimed:
+		text += ", under way"
+	case !p.Due.IsZero():
+		text += ", due " + FormatTime(p.Due)
+	}
+	if p.Failure != nil {
+		text += ": " + p.Failure.Message
+	}
+	return text
 }
 
 // PendingPage is a page of pending deliveries.

@@ -79,7 +79,15 @@ func (d *Dispatcher) Send(ctx context.Context, tenant uuid.UUID, webhook ulid.UL
 	case len(deliveries) != 1:
 		return Acceptance{}, fmt.Errorf("diverted: the store answered for %d webhooks, not for 1", len(deliveries))
 	}
-	return deliveries[0], deliveries[0].Err
+	return deliveries[0], refusal(deliveries[0])
+}
+
+// refusal is the error of a delivery that was refused, nil if it was not.
+func refusal(a Acceptance) error {
+	if a.Err == nil {
+		return nil
+	}
+	return fmt.Errorf("webhook %s: %w", a.Webhook, a.Err)
 }
 
 // Publish accepts an event for every enabled webhook of the tenant that subscribes to its type, in one
@@ -95,9 +103,7 @@ func (d *Dispatcher) Publish(ctx context.Context, tenant uuid.UUID, event Event)
 	}
 	var refused []error
 	for _, a := range deliveries {
-		if a.Err != nil {
-			refused = append(refused, fmt.Errorf("webhook %s: %w", a.Webhook, a.Err))
-		}
+		refused = append(refused, refusal(a))
 	}
 	return deliveries, errors.Join(refused...)
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -403,6 +404,9 @@ func TestADispatcherNeedsAStoreAndAValidConfig(t *testing.T) {
 	is.True(errors.Is(err, diverted.ErrInvalid))
 	_, err = diverted.NewDispatcher(diverted.NewMemoryStore(), diverted.Config{MaxInFlight: -1})
 	is.True(errors.Is(err, diverted.ErrInvalid))
+	for _, agent := range []string{"shop\n1", " shop", strings.Repeat("x", 257)} { // no request would go out with it
+		is.True(errors.Is(diverted.Config{UserAgent: agent}.Validate(), diverted.ErrInvalid))
+	}
 }
 
 func TestSendRefusesWhatCannotBeSent(t *testing.T) {

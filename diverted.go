@@ -257,6 +257,11 @@ type DivertedEvent struct {
 	Expunged bool
 }
 
+// String says which event it is and why it was set aside, without its body.
+func (d DivertedEvent) String() string {
+	return fmt.Sprintf("%s %s: %s after %d attempts: %s", d.Key, d.EventType, d.Failure.Trigger, d.Attempts, d.Failure.Message)
+}
+
 // MaxFailures is how many failures are kept of a delivery.
 const MaxFailures = 20
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -204,6 +205,18 @@ func FuzzDecodeEvent(f *testing.F) {
 			t.Fatalf("%s\nis not %s: %v", first, second, err)
 		}
 	})
+}
+
+func TestADeliveryInALogSaysWhyItFailedAndNotWhatWasSent(t *testing.T) {
+	is := is.New(t)
+	key := Key{Tenant: uuid.New(), Webhook: ulid.Make(), Event: ulid.Make()}
+	failure := Failure{Trigger: "503", Message: "503 Service Unavailable"}
+	d := DivertedEvent{Key: key, EventType: "order.paid", Attempts: 4, Failure: failure, Body: []byte(`{"secret":1}`)}
+	is.Equal(fmt.Sprintf("%+v", d), key.String()+" order.paid: 503 after 4 attempts: 503 Service Unavailable")
+	p := PendingDelivery{Key: key, EventType: "order.paid", Attempts: 1, Due: time.UnixMilli(0), Failure: &failure}
+	is.Equal(fmt.Sprint(p), key.String()+" order.paid: 1 attempts, due 1970-01-01T00:00:00.000Z: 503 Service Unavailable")
+	p.Claimed, p.Failure = true, nil
+	is.Equal(fmt.Sprint(p), key.String()+" order.paid: 1 attempts, under way")
 }
 
 func TestDivertedEventValidate(t *testing.T) {

@@ -45,14 +45,20 @@ var (
 
 // FieldError says what is wrong with one field.
 type FieldError struct {
-	// Path names the field in the words of the wire, such as failureHandling.retryStrategy.attempts.
+	// Path names the field in the words of the wire, such as failureHandling.retryStrategy.attempts. It is
+	// empty where what was given is a single value, as for [ParseTrigger].
 	Path string
 	// Detail says what is allowed there, and what was given.
 	Detail string
 }
 
 // Error returns the path and the detail.
-func (e FieldError) Error() string { return e.Path + ": " + e.Detail }
+func (e FieldError) Error() string {
+	if e.Path == "" {
+		return e.Detail
+	}
+	return e.Path + ": " + e.Detail
+}
 
 // InvalidError lists every fault of what was given, in the order of the fields. It is an [ErrInvalid].
 type InvalidError struct {

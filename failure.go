@@ -116,7 +116,8 @@ type FailureHandling struct {
 	Divert bool
 	// Suspend suspends the webhook when a budget is spent; its deliveries wait until it is unsuspended.
 	Suspend bool
-	// Alert is told, by a signed JSON notice, when a budget is spent. Nil: nobody.
+	// Alert is told when a budget is spent, by a JSON [Notice], signed if the endpoint has HMACEnabled. Nil:
+	// nobody.
 	Alert *Endpoint
 }
 

@@ -17,7 +17,8 @@ import (
 // this dispatcher did. If the store is no Watcher, they too are told of what this dispatcher did alone.
 // Each change is told once.
 type Observer struct {
-	// Accepted: a delivery is newly pending.
+	// Accepted: a delivery is newly pending. What the host's own transaction accepted ([SQLiteStore.SendTx]
+	// and its like) is not told, since the store does not see that transaction's commit.
 	Accepted func(Key)
 	// Attempted: an attempt ended, however it did. It is the only one told before the outcome is settled.
 	Attempted func(Attempt)

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -37,8 +38,8 @@ func sign(id, timestamp string, body []byte, secrets []Secret) (string, error) {
 	const size = len(signatureScheme) + 44 // the base64 of 32 bytes
 	out := make([]byte, 0, len(secrets)*(size+1))
 	var sum [sha256.Size]byte
-	for i, secret := range secrets {
-		key, err := secret.key()
+	for i := range secrets {
+		key, err := keyOf(secrets, i)
 		if err != nil {
 			return "", err
 		}
@@ -49,6 +50,17 @@ func sign(id, timestamp string, body []byte, secrets []Secret) (string, error) {
 		out = base64.StdEncoding.AppendEncode(out, mac(sum[:0], key, id, timestamp, body))
 	}
 	return string(out), nil
+}
+
+// keyOf returns the key of one of the secrets that a caller gave; its error names which.
+func keyOf(secrets []Secret, i int) ([]byte, error) {
+	key, err := secrets[i].key()
+	if err != nil {
+		var f faults
+		f.merge(fmt.Sprintf("secrets[%d]", i), err)
+		return nil, f.err()
+	}
+	return key, nil
 }
 
 func mac(dst, key []byte, id, timestamp string, body []byte) []byte {
@@ -111,8 +123,8 @@ func Verify(header http.Header, body []byte, secrets ...Secret) error {
 	if len(secrets) == 0 {
 		return invalid("secrets", "must not be empty")
 	}
-	for _, secret := range secrets {
-		key, err := secret.key()
+	for i := range secrets {
+		key, err := keyOf(secrets, i)
 		if err != nil {
 			return err
 		}

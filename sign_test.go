@@ -55,6 +55,8 @@ func TestSignRefusesAMalformedSecret(t *testing.T) {
 	is := is.New(t)
 	_, err := Sign("id", time.Now(), nil, GenerateSecret(), "whsec_")
 	is.True(errors.Is(err, ErrInvalid))
+	is.Equal(err.Error(), "diverted: invalid: secrets[1]: must hold 24 to 64 bytes, was 0")
+	is.Equal(Secret("hunter2").Validate().Error(), "diverted: invalid: must begin with whsec_") // which has no field
 }
 
 func TestVerify(t *testing.T) {

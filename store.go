@@ -171,9 +171,11 @@ type WebhookStore interface {
 	CreateWebhook(ctx context.Context, webhook Webhook) (Webhook, error)
 
 	// UpdateWebhook replaces the webhook if its version is the one that stands, and returns it as it is
-	// saved, with the next version. The suspension remains; old secrets become those of webhook. ErrConflict
-	// if the version is another, ErrNotFound if there is none, ErrInvalid if it breaks a rule. Enabling it
-	// makes its pending deliveries due, as Unsuspend does.
+	// saved, with the next version. The suspension remains. All else is saved as it is given, OldSecrets too:
+	// a secret that is merely overwritten stops signing at once, and receivers who have it refuse what
+	// comes. To rotate it use [Webhook.Apply], which keeps it among the old ones. ErrConflict if the version
+	// is another, ErrNotFound if there is none, ErrInvalid if it breaks a rule. Enabling it makes its pending
+	// deliveries due, as Unsuspend does.
 	UpdateWebhook(ctx context.Context, webhook Webhook) (Webhook, error)
 
 	// FetchWebhook returns a webhook, or ErrNotFound.

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -60,10 +61,11 @@ var sqlitePragmas = []struct{ name, value, answer string }{
 // [ErrUnsupported] for a file system without write-ahead logging, and those of package os.
 func OpenSQLite(ctx context.Context, path string) (*SQLiteStore, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
-		return nil, invalid("path", "must be the path of a file; for a store in memory use NewMemoryStore")
+		return nil, invalid("path", "must be the path of a file, and no DSN; for a database that you open yourself use NewSQLiteStore, "+
+			"for a store in memory NewMemoryStore")
 	}
 	if err := createFile(path); err != nil {
-		return nil, fmt.Errorf("diverted: open database: %w", err)
+		return nil, sqliteError("open database", err)
 	}
 
 	dsn := sqliteDSN(path)
@@ -102,7 +104,9 @@ var creating sync.Mutex
 func createFile(path string) error {
 	creating.Lock()
 	defer creating.Unlock()
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return &os.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
+	} else if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -125,18 +129,19 @@ func sqliteDSN(path string) string {
 // that [SQLiteStore.SendTx] and [SQLiteStore.PublishTx] can be part of its transactions. Everything of
 // the store is in tables whose names begin with diverted_.
 //
-// db must be opened with the driver "sqlite" of modernc.org/sqlite, must be a file in WAL mode, and must
-// allow at least two connections, one of which the store keeps for itself until Close, with settings of
-// its own. Close leaves db open. The errors are [ErrUnsupported] for another driver or setup, and those of
-// [OpenSQLite].
+// db must be opened with the driver "sqlite" of modernc.org/sqlite, which importing this package registers, must
+// be a file in WAL mode with a busy_timeout, and must allow at least two connections, one of which the store
+// keeps for itself until Close, with settings of its own. Close leaves db open. The errors are
+// [ErrUnsupported] for another driver or setup, and those of [OpenSQLite].
 //
-// The store writes at any time, so give the host's connections two settings of the driver:
+// The store writes whenever something is accepted or settled, so give the host's connections these settings of
+// the driver:
 //
 //	file:app.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_txlock=immediate
 //
-// Without a busy_timeout the host's transactions fail at once with SQLITE_BUSY where they write while the
-// store does. Without _txlock=immediate those that read before they write fail if the store wrote in between,
-// however long the timeout.
+// Without a busy_timeout the host's transactions would fail at once with SQLITE_BUSY where they write while
+// the store does. Without _txlock=immediate a transaction that reads before it writes fails with SQLITE_BUSY
+// if the store wrote in between, and no timeout helps.
 func NewSQLiteStore(ctx context.Context, db *sql.DB) (*SQLiteStore, error) {
 	if db == nil {
 		return nil, invalid("db", "must not be nil")
@@ -199,7 +204,17 @@ func setUpSQLite(ctx context.Context, conn *sql.Conn, own bool) error {
 		return sqliteError("open database", err)
 	}
 	if file == "" {
-		return fmt.Errorf("diverted: %w: the database must be a file; for a store in memory use NewMemoryStore", ErrUnsupported)
+		return fmt.Errorf("%w: the database must be a file; for a store in memory use NewMemoryStore", ErrUnsupported)
+	}
+	if !own {
+		// The connection is one of the host's still, and like its others.
+		var timeout int
+		if err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&timeout); err != nil {
+			return sqliteError("open database", err)
+		}
+		if timeout == 0 {
+			return fmt.Errorf("%w: the host's connections must wait while the store writes; the DSN says so by _pragma=busy_timeout(5000)", ErrUnsupported)
+		}
 	}
 	for _, p := range sqlitePragmas {
 		// The host's database keeps the journal mode that the host chose; the rest is the connection's alone.
@@ -213,7 +228,8 @@ func setUpSQLite(ctx context.Context, conn *sql.Conn, own bool) error {
 			return sqliteError("open database", err)
 		}
 		if answer != p.answer {
-			return fmt.Errorf("diverted: %w: PRAGMA %s must be %s, is %s", ErrUnsupported, p.name, p.answer, answer)
+			return fmt.Errorf("%w: PRAGMA %s must be %s, is %s; the DSN sets it by _pragma=%s(%s)",
+				ErrUnsupported, p.name, p.answer, answer, p.name, p.value)
 		}
 	}
 	return migrateSQLite(ctx, conn, own)

@@ -114,8 +114,14 @@ func (tx *sqliteTx) statusOf(row *sqliteWebhook, event ulid.ULID) AcceptStatus {
 
 // SendTx is [Dispatcher.Send] as a part of the host's transaction: the event is sent exactly if tx
 // commits. tx must be on the database of the store. Call [Dispatcher.Wake] after the commit; otherwise
-// a dispatcher finds the event within a second. The store has no [Tracer], so that the attempts are not connected
-// with the span of ctx.
+// a dispatcher finds the event within a second.
+//
+// The store does not see the commit, and knows no [Config]: no [Observer] is told that the event was
+// accepted, [Config.MaxPendingPerWebhook] and [Config.MaxStoreBytes] do not refuse it, and its attempts are
+// not connected with the span of ctx.
+//
+// While tx has written, call nothing else that writes, of the store or a dispatcher: it would wait for tx and
+// tx for it, and after 5 s it would fail with an [ErrLocked].
 //
 // The errors are [ErrNotFound] for an unknown webhook, [ErrInvalid], and those of the database; after the
 // latter roll back, and after an [ErrLocked] repeat the transaction.
@@ -143,6 +149,9 @@ func (s *SQLiteStore) acceptTx(ctx context.Context, tx *sql.Tx, action string, t
 	defer s.mu.RUnlock()
 	if s.closed {
 		return nil, closedError(action)
+	}
+	if tx == nil {
+		return nil, invalid("tx", "must not be nil")
 	}
 	m, err := NewMessage(tenant, webhook, event)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/oklog/ulid/v2"
 	"modernc.org/sqlite"
@@ -26,15 +27,37 @@ var sqliteCodes = map[int]error{
 }
 
 // sqliteError says which action failed, and makes SQLite's codes into errors that errors.Is finds. What
-// this package itself decided passes unchanged.
+// this package itself decided, and what says already which action failed, passes unchanged.
 func sqliteError(action string, err error) error {
 	if err == nil || decided(err) {
 		return err
 	}
-	if known, ok := sqliteCodes[sqliteCode(err)]; ok && !errors.Is(err, known) {
-		return fmt.Errorf("diverted: %s: %w: %w", action, known, err)
+	if _, said := errors.AsType[*storeError](err); said {
+		return err
 	}
-	return fmt.Errorf("diverted: %s: %w", action, err)
+	return &storeError{action, sqliteCodes[sqliteCode(err)], err}
+}
+
+// storeError is a failure of the database: during which action, of which kind, and what SQLite says.
+type storeError struct {
+	action string
+	kind   error // nil: of none that has a name
+	err    error
+}
+
+func (e *storeError) Error() string {
+	text := e.err.Error()
+	if e.kind != nil && !strings.HasPrefix(text, e.kind.Error()) { // the two say the same of a lock
+		text = e.kind.Error() + ": " + text
+	}
+	return "diverted: " + e.action + ": " + text
+}
+
+func (e *storeError) Unwrap() []error {
+	if e.kind == nil {
+		return []error{e.err}
+	}
+	return []error{e.kind, e.err}
 }
 
 // decided says whether err is an answer of this package rather than a fault: nothing was changed, and

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -126,6 +128,8 @@ func TestOpenSQLiteRefusesWhatIsNotItsOwn(t *testing.T) {
 		{"empty path", "", ErrInvalid},
 		{"memory", ":memory:", ErrInvalid},
 		{"no such folder", filepath.Join(dir, "none", "x.db"), os.ErrNotExist},
+		{"a folder", dir, syscall.EISDIR},
+		{"a DSN", "file:" + dir + "/x.db", ErrInvalid},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -133,6 +137,7 @@ func TestOpenSQLiteRefusesWhatIsNotItsOwn(t *testing.T) {
 			_, err := OpenSQLite(ctx, tt.path)
 			t.Log(err)
 			is.True(errors.Is(err, tt.want))
+			is.Equal(strings.Count(err.Error(), "diverted: "), 1)
 		})
 	}
 }
@@ -221,7 +226,8 @@ func TestNewSQLiteStoreRefusesASetupThatCannotHoldIt(t *testing.T) {
 	other := sql.OpenDB(otherDriver{})
 	defer other.Close()
 	for name, db := range map[string]*sql.DB{
-		"a pool of one": single, "no write-ahead log": openHost(t, ""), "in memory": memory, "another driver": other,
+		"a pool of one": single, "no write-ahead log": openHost(t, "_pragma=busy_timeout(5000)"), "in memory": memory, "another driver": other,
+		"no busy timeout": openHost(t, "_pragma=journal_mode(WAL)"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := NewSQLiteStore(ctx, db)

@@ -24,10 +24,11 @@ type extendedEventResponse struct {
 
 // attemptResponse is an attempt that failed.
 type attemptResponse struct {
-	// Number is 0 where the event was set aside without an attempt.
-	Number            int    `json:"number"`
+	// Number and DurationMillis are absent where the event was set aside without an attempt, or by a host that
+	// delivers by itself and does not say.
+	Number            int    `json:"number,omitempty"`
 	Timestamp         string `json:"timestamp"`
-	DurationMillis    int64  `json:"durationMillis"`
+	DurationMillis    *int64 `json:"durationMillis,omitempty"`
 	Trigger           string `json:"trigger"`
 	Status            int    `json:"status,omitempty"`
 	Message           string `json:"message"`
@@ -45,11 +46,15 @@ func extendedResponse(e diverted.DivertedEvent) extendedEventResponse {
 }
 
 func newAttemptResponse(f diverted.Failure) attemptResponse {
-	return attemptResponse{
-		Number: f.Attempt, Timestamp: diverted.FormatTime(f.At), DurationMillis: f.Duration.Milliseconds(),
+	response := attemptResponse{
+		Number: f.Attempt, Timestamp: diverted.FormatTime(f.At),
 		Trigger: string(f.Trigger), Status: f.Status, Message: f.Message, Excerpt: f.Excerpt,
 		RetryAfterSeconds: int64(math.Ceil(f.RetryAfter.Seconds())),
 	}
+	if f.Attempt > 0 || f.Duration > 0 {
+		response.DurationMillis = new(f.Duration.Milliseconds())
+	}
+	return response
 }
 
 // fetchExtended shows the event itself to those who have [DivertedPayload].

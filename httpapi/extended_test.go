@@ -156,3 +156,10 @@ type torn struct{ diverted.DivertedStore }
 func (torn) FetchDiverted(_ context.Context, key diverted.Key) (diverted.DivertedEvent, error) {
 	return diverted.DivertedEvent{Key: key, Body: []byte(`{"locator":"01`)}, nil
 }
+
+func TestAnAttemptOfWhichNothingIsKnownHasNoNumberAndNoDuration(t *testing.T) {
+	a := newAPI(t)
+	d := a.divert(a.webhook(tenant, 1).Key(), 7) // as a host does that delivers by itself
+	res := a.do("GET", eventPath(d.Key)+"?extended=true", "")
+	a.is.True(strings.Contains(res.body, `"attempts":[{"timestamp":"`+diverted.FormatTime(failed)+`","trigger":"503","status":503,"message":`))
+}

@@ -418,7 +418,7 @@ func (s *Store) answer(ctx context.Context, a *acceptance) error {
 			continue
 		case a.first[id].refused && there[id] == "":
 			answer.Status = diverted.Refused
-			answer.Err = fmt.Errorf("diverted: %w: the webhook has %d pending", diverted.ErrFull, d.call.request.MaxPending)
+			answer.Err = fmt.Errorf("%w: the webhook has %d pending", diverted.ErrFull, d.call.request.MaxPending)
 			continue
 		case a.first[id] != d || !a.added[id]:
 			answer.Status = diverted.AlreadyPending

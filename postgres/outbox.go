@@ -38,8 +38,11 @@ const (
 
 // SendTx is [diverted.Dispatcher.Send] as a part of the host's transaction: the event is sent exactly if tx
 // commits. tx must be on the database of the store, through any pool. Dispatchers are told at the commit
-// (see [Config.NoNotify]). The store has no [diverted.Tracer], so that the attempts are not connected with the
-// span of ctx.
+// (see [Config.NoNotify]).
+//
+// The store does not see the commit, and knows no [diverted.Config]: no [diverted.Observer] is told that the
+// event was accepted, MaxPendingPerWebhook does not refuse it, and its attempts are not connected with the span
+// of ctx.
 //
 // The errors are [diverted.ErrNotFound] for an unknown webhook, [diverted.ErrInvalid], and those of the
 // database; after the latter roll back.
