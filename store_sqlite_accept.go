@@ -1,9 +1,11 @@
 package diverted
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
@@ -23,6 +25,9 @@ func (s *SQLiteStore) Accept(ctx context.Context, request AcceptRequest) (Accept
 	if err := request.Claim.Validate(); err != nil {
 		return result, err
 	}
+	if ctx.Done() != nil {
+		request.Messages = ownMessages(request.Messages)
+	}
 	err := s.write(ctx, "accept", func(tx *sqliteTx) error {
 		result = AcceptResult{Messages: make([]MessageResult, len(request.Messages))}
 		claims := tx.newClaims(request.Claim)
@@ -36,6 +41,16 @@ func (s *SQLiteStore) Accept(ctx context.Context, request AcceptRequest) (Accept
 		return AcceptResult{}, err
 	}
 	return result, nil
+}
+
+// ownMessages returns a copy that shares no memory: a caller whose context ended may go, and change what is its
+// own, while the writer is still at it.
+func ownMessages(messages []Message) []Message {
+	messages = slices.Clone(messages)
+	for i := range messages {
+		messages[i].Body = bytes.Clone(messages[i].Body)
+	}
+	return messages
 }
 
 func (tx *sqliteTx) accept(m *Message, claims *sqliteClaims, r *AcceptRequest) MessageResult {

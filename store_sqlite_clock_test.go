@@ -2,6 +2,7 @@ package diverted
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -104,6 +105,19 @@ func TestAClockThatIsSetBackVoidsLeasesAndDelaysWaitsByNoMoreThanItsJump(t *test
 	jump.Add(int64(10 * time.Minute))
 	_, events = workHolding(t, s, held)
 	is.Equal(events, []ulid.ULID{waiting.Key.Event})
+}
+
+func TestAClockThatWasSetBackIsSeenAgainIfThatTransactionIsLost(t *testing.T) {
+	is := is.New(t)
+	s, jump, held, lost, _ := aroundTheClock(t)
+	jump.Store(int64(-time.Hour))
+	err := s.write(t.Context(), "fail", func(tx *sqliteTx) error {
+		tx.fault = errors.New("disk trouble")
+		return nil
+	})
+	is.True(err != nil)
+	_, events := workHolding(t, s, held)
+	is.Equal(events, []ulid.ULID{lost.Key.Event})
 }
 
 // The clock of a dispatcher at work goes an hour ahead, and an hour back.

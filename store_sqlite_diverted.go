@@ -167,8 +167,9 @@ func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (Pen
 }
 
 // list reads a page of deliveries, and says whether there are more. finds returns the locators of the page, and
-// one more; nil if the rows themselves are in the order of an index. All is of one moment: a page that lacked
-// what was settled between the two steps would be short although there are more, and its reader would stop.
+// one more; nil if the rows themselves are in the order of the index of what is diverted. All is of one moment: a
+// page that lacked what was settled between the two steps would be short although there are more, and its reader
+// would stop.
 func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQuery, columns, where string,
 	finds func(context.Context, *sql.Tx, int64, DivertedQuery) ([][]byte, error), each func(*sql.Rows) error) (more bool, err error) {
 	query, err = query.WithDefaults()
@@ -180,6 +181,8 @@ func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQue
 		if id == 0 || err != nil {
 			return err
 		}
+		// The planner would take the one index for the other, and read all that is pending or all that is diverted.
+		index := "diverted_deliveries_diverted"
 		selected, args := `event > ?`, []any{id, query.After[:], query.Limit + 1, query.Offset}
 		if finds != nil {
 			events, err := finds(ctx, tx, id, query)
@@ -188,13 +191,14 @@ func (s *SQLiteStore) list(ctx context.Context, action string, query DivertedQue
 			}
 			more = len(events) > query.Limit
 			events = events[:min(query.Limit, len(events))]
+			index = "diverted_deliveries_key"
 			selected, args = `event IN (?`+strings.Repeat(`,?`, len(events)-1)+`)`, []any{id}
 			for _, event := range events {
 				args = append(args, event)
 			}
 			args = append(args, query.Limit, 0)
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries
+		rows, err := tx.QueryContext(ctx, `SELECT `+columns+` FROM diverted_deliveries INDEXED BY `+index+`
 			WHERE webhook = ? AND `+selected+` AND `+where+` ORDER BY event LIMIT ? OFFSET ?`, args...)
 		if err != nil {
 			return err

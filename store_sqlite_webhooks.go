@@ -201,6 +201,7 @@ func (s *SQLiteStore) saveInSteps(ctx context.Context, action string, change fun
 		var saved Webhook
 		var more bool
 		err := s.write(ctx, action, func(tx *sqliteTx) error {
+			saved, more = Webhook{}, false
 			row, err := change(tx)
 			if row == nil || err != nil {
 				return err

@@ -47,7 +47,7 @@ type sqliteWriter struct {
 	rescan     bool                    // what turns and nextNotice say may be too late
 	nextNotice int64                   // when the next notice is due, in milliseconds; negative: there is none
 	wall       func() time.Time        // the wall clock; tests set it
-	clock      time.Time               // the wall clock at the last transaction, to notice that it was set back
+	clock      time.Time               // the wall clock at the last commit, to notice that it was set back
 	clockAt    time.Time               // the same moment, by the monotonic clock
 	purge      []int64                 // deleted webhooks whose rows are still there
 
@@ -77,6 +77,8 @@ type sqliteTx struct {
 
 	happened      []happening // to be counted after the commit
 	wroteActivity bool
+	began         time.Time // by both clocks: the wall clock's is now
+	beganAt       time.Time
 }
 
 func newSQLiteWriter(ctx context.Context, conn *sql.Conn, own bool, tell func([]Change)) (*sqliteWriter, error) {
@@ -323,6 +325,7 @@ func (w *sqliteWriter) transact(served []*sqliteCall, next func() *sqliteCall) (
 			w.wroteAt = tx.now
 		}
 		w.remember(tx.happened, tx.now)
+		w.clock, w.clockAt = tx.began, tx.beganAt // not before: what was voided is void with the commit
 	}
 	return served, tx.fault
 }
@@ -358,7 +361,7 @@ func (tx *sqliteTx) notice() {
 		tx.voidDues()
 		tx.rescan = true
 	}
-	tx.clock, tx.clockAt = tx.now, time.Now()
+	tx.began, tx.beganAt = tx.now, time.Now()
 }
 
 // voidDues makes due what lies further ahead than any lease or wait can: the clock was set back.

@@ -1,6 +1,8 @@
 package diverted
 
 import (
+	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"runtime"
@@ -31,6 +33,34 @@ func TestACallThatComesMeanwhileSharesTheTransaction(t *testing.T) {
 	}))
 	other.Wait()
 	is.True(first == second)
+}
+
+// A caller whose context ended may use its memory for something else, while the writer is still at its call.
+func TestAcceptKeepsNothingOfACallerThatIsGone(t *testing.T) {
+	is := is.New(t)
+	s, _ := openTestStore(t)
+	w, err := s.CreateWebhook(t.Context(), NewWebhook(acme, "billing", "https://example.com/hook", "*"))
+	is.NoErr(err)
+	_, err = s.Work(t.Context(), WorkRequest{Claim: claimAll(1)}) // so that Accept may hand back what it accepts
+	is.NoErr(err)
+	m := realMessage(t, w, 0)
+	body := bytes.Clone(m.Body)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	claim := claimAll(1)
+	claim.Reserve = func(WebhookKey, int) int {
+		cancel()
+		<-gone
+		return 0
+	}
+	_, err = s.Accept(ctx, AcceptRequest{Messages: []Message{m}, Claim: claim})
+	is.True(errors.Is(err, context.Canceled))
+	clear(m.Body)
+	close(gone)
+	work, err := s.Work(t.Context(), WorkRequest{Claim: claimAll(1)})
+	is.NoErr(err)
+	is.Equal(len(work.Claims), 1)
+	is.Equal(string(work.Claims[0].Body), string(body))
 }
 
 // Whoever waits while a transaction cannot begin hears of it, and does not try for as long again.

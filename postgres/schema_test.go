@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matryer/is"
 	"github.com/oklog/ulid/v2"
@@ -228,6 +229,44 @@ func TestAMigrationTakesAsLongAsItsContextAllows(t *testing.T) {
 	}
 	is.True(seen.met.Load())
 	is.True(!seen.set.Load())
+}
+
+// An older release that works while a newer one migrates first locks rows, and then changes them. A migration that
+// takes a weak lock before a strong one would get between the two.
+func TestAMigrationAndAProcessAtWorkDoNotWaitForEachOther(t *testing.T) {
+	is := is.New(t)
+	admin, schema := newPool(t), newSchema()
+	is.NoErr(tryOpen(newPool(t), schema))
+	execute(t, admin, `SET search_path TO `+schema+`;
+		DROP INDEX deliveries_diverted_type; DROP INDEX deliveries_diverted;
+		CREATE INDEX deliveries_diverted ON deliveries (webhook, event) WHERE due IS NULL;
+		DELETE FROM migrations WHERE version = 5; RESET search_path`)
+	worker, err := admin.Begin(t.Context())
+	is.NoErr(err)
+	defer worker.Rollback(t.Context())
+	_, err = worker.Exec(t.Context(), `SELECT FROM `+schema+`.deliveries FOR UPDATE`)
+	is.NoErr(err)
+
+	var deadlocks atomic.Int64
+	pool := newPool(t, func(c *pgxpool.Config) {
+		c.ConnConfig.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
+			if e.Code == "40P01" {
+				deadlocks.Add(1)
+			}
+			return true
+		}
+	})
+	opened := make(chan error, 1)
+	go func() { opened <- tryOpen(pool, schema) }()
+	for waits := false; !waits; {
+		is.NoErr(admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation IN (
+			SELECT $1::text::regclass UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = $1::text::regclass))`, schema+".deliveries").Scan(&waits))
+	}
+	_, err = worker.Exec(t.Context(), `UPDATE `+schema+`.deliveries SET attempts = attempts`)
+	is.NoErr(err)
+	is.NoErr(worker.Commit(t.Context()))
+	is.NoErr(<-opened)
+	is.Equal(deadlocks.Load(), int64(0))
 }
 
 func TestWhatTheFirstSchemaHeldIsThereInTheNewest(t *testing.T) {
