@@ -93,6 +93,18 @@ type Failure struct {
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 }
 
+// Kept returns the failure as a store keeps it: a zero At is now, the store's time, and At is in UTC, to the
+// millisecond; Message and Excerpt are within their bounds, also those of a host that delivers by itself. It is for those
+// who write a [Store].
+func (f Failure) Kept(now time.Time) Failure {
+	if f.At.IsZero() {
+		f.At = now
+	}
+	f.At = f.At.UTC().Truncate(time.Millisecond)
+	f.Message, f.Excerpt = oneLine(f.Message, maxTextBytes), oneLine(f.Excerpt, maxTextBytes)
+	return f
+}
+
 // Expunged returns the failure without anything that an answer said, for those who write a [Store].
 func (f Failure) Expunged() Failure {
 	f.Excerpt = ""

@@ -42,9 +42,9 @@ type DivertedStore interface {
 	// Divert sets an event aside, for a host that delivers by itself; its webhook need not be known to the
 	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced; its
 	// AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure becomes the last of its
-	// Failures, the event's own Failures and Expunged are not looked at. If it is pending, Divert changes
-	// nothing and returns ErrConflict, since it is on its way. A zero Failure.At is now. A value that breaks
-	// a rule is an ErrInvalid.
+	// Failures, cut to its bounds ([Failure.Kept]), the event's own Failures and Expunged are not looked at.
+	// If it is pending, Divert changes nothing and returns ErrConflict, since it is on its way. A zero
+	// Failure.At is now. A value that breaks a rule is an ErrInvalid.
 	Divert(ctx context.Context, event DivertedEvent) error
 
 	// FetchDiverted returns a diverted event with its body and its failures, or ErrNotFound.

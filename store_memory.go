@@ -171,14 +171,10 @@ func (d *memoryDelivery) failure() *Failure {
 
 // fail adds a failure to those that are kept.
 func (tx *memoryTx) fail(d *memoryDelivery, f Failure) {
-	if f.At.IsZero() {
-		f.At = tx.now
-	}
-	f.At = f.At.UTC().Truncate(time.Millisecond)
 	if len(d.failures) == MaxFailures {
 		d.failures = d.failures[1:]
 	}
-	d.failures = append(d.failures, f)
+	d.failures = append(d.failures, f.Kept(tx.now))
 }
 
 // known returns a webhook that the store knows, else ErrNotFound.

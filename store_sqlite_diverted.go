@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,6 +13,9 @@ import (
 func (s *SQLiteStore) Divert(ctx context.Context, event DivertedEvent) error {
 	if err := event.Validate(); err != nil {
 		return err
+	}
+	if ctx.Done() != nil {
+		event.Body = bytes.Clone(event.Body) // as ownMessages
 	}
 	return s.write(ctx, "divert", func(tx *sqliteTx) error {
 		row := tx.webhook(event.WebhookKey())

@@ -234,6 +234,7 @@ func (s *SQLiteStore) PutWebhook(ctx context.Context, webhook Webhook) (Webhook,
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
 	}
+	webhook = webhook.clone() // as ownMessages
 	return s.saveInSteps(ctx, "put webhook", func(tx *sqliteTx) (*sqliteWebhook, error) {
 		stand := tx.webhook(webhook.Key())
 		if stand == nil {
@@ -249,6 +250,7 @@ func (s *SQLiteStore) CreateWebhook(ctx context.Context, webhook Webhook) (Webho
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
 	}
+	webhook = webhook.clone() // as ownMessages
 	return s.saveInSteps(ctx, "create webhook", func(tx *sqliteTx) (*sqliteWebhook, error) {
 		stand := tx.webhook(webhook.Key())
 		if stand == nil {
@@ -267,6 +269,7 @@ func (s *SQLiteStore) UpdateWebhook(ctx context.Context, webhook Webhook) (Webho
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
 	}
+	webhook = webhook.clone() // as ownMessages
 	return s.saveInSteps(ctx, "update webhook", func(tx *sqliteTx) (*sqliteWebhook, error) {
 		stand, err := tx.knownWebhook(webhook.Key())
 		if err != nil {

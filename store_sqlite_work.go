@@ -382,11 +382,7 @@ func (tx *sqliteTx) keep(f *Failure) *Failure {
 	if f == nil {
 		return nil
 	}
-	kept := *f
-	if kept.At.IsZero() {
-		kept.At = tx.now
-	}
-	kept.At = fromMillis(kept.At.UnixMilli())
+	kept := f.Kept(tx.now)
 	return &kept
 }
 

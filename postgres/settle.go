@@ -355,12 +355,8 @@ func asKept(f *diverted.Failure, now time.Time) *diverted.Failure {
 	if f == nil {
 		return nil
 	}
-	k := *f
-	if k.At.IsZero() {
-		k.At = now
-	}
-	k.At = k.At.UTC().Truncate(time.Millisecond)
-	return &k
+	kept := f.Kept(now)
+	return &kept
 }
 
 // encodeFailure returns the JSON of a failure for its column, NULL for none.

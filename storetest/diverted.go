@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -63,6 +64,18 @@ var divertedTests = []test{
 		e.Failure.At = time.Time{}
 		k.divert(e)
 		k.at(k.fetchDiverted(e.Key).Failure.At, time.Now())
+	}},
+
+	{rule: "a failure's texts are cut to their bounds, and have one line", run: func(k *kit) {
+		e := k.hostEvent(diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()})
+		e.Failure.Message, e.Failure.Excerpt = "no\nanswer", strings.Repeat("x", 50_000)
+		k.divert(e)
+		got := k.fetchDiverted(e.Key).Failure
+		k.equal(got.Message, `no\nanswer`)
+		k.that(len(got.Excerpt) <= 1<<10 && strings.HasPrefix(got.Excerpt, "xxx"), "%d bytes of excerpt", len(got.Excerpt))
+		page, err := k.store.ListDiverted(k.ctx, diverted.DivertedQuery{Webhook: e.WebhookKey()})
+		k.ok(err)
+		k.equal(page.Events[0].Failure, got)
 	}},
 
 	{rule: "diverting again replaces the failure, the attempts and the time, and keeps all else", run: func(k *kit) {

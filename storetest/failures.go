@@ -20,7 +20,7 @@ func failed(c diverted.Claim, kind diverted.OutcomeKind, nth int) diverted.Outco
 func nthFailure(n int) *diverted.Failure {
 	f := unavailable()
 	f.Attempt, f.Duration = n, time.Duration(n)*time.Millisecond
-	f.Message = fmt.Sprintf("503 Service Unavailable: “%d”\u2028\\n", n)
+	f.Message = fmt.Sprintf("503 Service Unavailable: “%d” — 🙈\\n", n)
 	f.At = f.At.Add(time.Duration(n) * time.Minute)
 	return f
 }
