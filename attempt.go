@@ -93,8 +93,9 @@ func (s *session) attempted(c *Claim, e *ended, r *response) {
 	webhook := c.Key.WebhookKey()
 	now := time.Now()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	w := s.in.window(webhook)
+	misfit := r.local && !w.misfit
+	w.misfit = w.misfit || r.local
 	if !r.began.IsZero() && e.outcome.Kind != OutcomeReturn {
 		s.in.learn(w, r, now)
 	}
@@ -106,6 +107,11 @@ func (s *session) attempted(c *Claim, e *ended, r *response) {
 	s.ended = append(s.ended, *e)
 	s.hush()
 	s.signal()
+	s.mu.Unlock()
+	if misfit { // the fault is on our side, and no receiver will ever mend it
+		s.d.log.Warn("diverted: attempts of a webhook do not leave this process; see AllowedNetworks and AllowInsecureTLS of Config",
+			append(logWebhook(webhook), "message", r.failure.Message)...)
+	}
 }
 
 // divert sets a delivery aside that is not attempted.

@@ -59,8 +59,9 @@ type Config struct {
 	// dispatcher's own.
 	Transport http.RoundTripper
 
-	// Logger is told what an operator should know: drops, diversions, suspensions, lost leases, faults of the
-	// store. It never sees secrets, payloads or the query of a URL. Nil: slog.Default().
+	// Logger is told what an operator should know: drops, diversions, suspensions, lost leases, webhooks whose
+	// address is not allowed, faults of the store; and, at the level of debugging, each attempt that is retried.
+	// It never sees secrets, payloads or the query of a URL. Nil: slog.Default().
 	Logger *slog.Logger
 	// Observer is told what happened, after it was committed. Metrics are built on it.
 	Observer Observer

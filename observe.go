@@ -127,6 +127,7 @@ func (d *Dispatcher) tell(e *ended) {
 	case OutcomeDelivered:
 		observed(d, o.Delivered, e.attempt)
 	case OutcomeRetry:
+		d.log.Debug("diverted: attempt failed, and is made again", append(logAttempt(&e.attempt), "wait", e.attempt.Wait)...)
 		observed(d, o.Retried, e.attempt)
 	case OutcomeHold:
 		observed(d, o.Held, e.attempt)

@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -22,6 +23,8 @@ import (
 	"time"
 
 	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted/internal/guard"
 )
 
 // canary is a service inside the network that no stranger's URL may reach. It listens on one port of
@@ -146,7 +149,7 @@ func testHostileURLs(t *testing.T) {
 	guarded := newTestSender(t, Config{Timeout: 3 * time.Second, AllowedNetworks: []netip.Prefix{}})
 	for i, message := range attempt(guarded) {
 		origin := Endpoint{URL: urls[i]}.String()
-		if message == "" || !slices.Contains([]string{"address is not allowed", "no such host", "the name could not be resolved", "the URL is malformed", "no connection within 3s"},
+		if message == "" || !slices.Contains([]string{"address is not allowed, by default only public ones are", "no such host", "the name could not be resolved", "the URL is malformed", "no connection within 3s"},
 			strings.TrimPrefix(message, oneLine(origin, maxTextBytes)+": ")) {
 			t.Errorf("%s ended with %q", urls[i], message)
 		}
@@ -238,7 +241,7 @@ func TestTheAddressThatIsDialledIsTheOneThatIsJudged(t *testing.T) {
 			for range 6 {
 				res := s.send(t.Context(), request{endpoint: e, id: "x", body: []byte(`{}`)})
 				if res.failure != nil {
-					is.Equal(res.failure.Message, e.URL+": address is not allowed")
+					is.Equal(res.failure.Message, e.URL+": address is not allowed, by default only public ones are")
 				}
 				s.close() // so that the next attempt asks again
 			}
@@ -305,7 +308,7 @@ func TestADeniedNetworkIsNotReachedThoughItIsAllowed(t *testing.T) {
 	c := newCanary(t)
 	s := newTestSender(t, Config{DeniedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
 	res := s.send(t.Context(), request{endpoint: &Endpoint{URL: "http://127.0.0.1:" + c.port}, id: "x"})
-	is.Equal(res.failure.Message, fmt.Sprintf("http://127.0.0.1:%s: address is not allowed", c.port))
+	is.Equal(res.failure.Message, fmt.Sprintf("http://127.0.0.1:%s: address is not allowed, by default only public ones are", c.port))
 	is.Equal(c.reached.Load(), int64(0))
 }
 
@@ -357,7 +360,31 @@ func TestDeliveriesPingsAndAlertsAreGuardedAlike(t *testing.T) {
 			url := "http://127.0.0.1:" + c.port
 			failure := pingDeliverAndAlert(t, url, Config{AllowedNetworks: tt.allowed})
 			is.Equal(c.requests.Load(), tt.want)
-			is.Equal(failure.Message == url+": address is not allowed", tt.want == 0)
+			is.Equal(failure.Message == url+": address is not allowed, by default only public ones are", tt.want == 0)
 		})
 	}
+}
+
+// Whoever tries the library on one machine would otherwise see nothing for 17 hours.
+func TestAWebhookWhoseAddressIsNotAllowedIsLoggedOnce(t *testing.T) {
+	is := is.New(t)
+	store := NewMemoryStore()
+	defer store.Close()
+	var log bytes.Buffer
+	d, err := NewDispatcher(store, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	is.NoErr(err)
+	w, err := store.CreateWebhook(t.Context(), NewWebhook(acme, "local", "http://127.0.0.1:9/hook?token=secret", "*"))
+	is.NoErr(err)
+	for range 3 {
+		event, err := NewEvent("order.paid", json.RawMessage(`{"total":7}`))
+		is.NoErr(err)
+		_, err = d.Send(t.Context(), w.Tenant, w.Locator, event)
+		is.NoErr(err)
+	}
+	is.NoErr(d.Flush(t.Context()))
+	is.Equal(strings.Count(log.String(), "level=WARN"), 1)
+	for _, part := range []string{"AllowedNetworks", w.Locator.String(), "http://127.0.0.1:9: " + guard.ErrNotAllowed.Error()} {
+		is.True(strings.Contains(log.String(), part))
+	}
+	is.True(!strings.Contains(log.String(), "secret"))
 }

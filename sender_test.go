@@ -147,5 +147,5 @@ func TestAnAddressInsideTheNetworkIsNotReached(t *testing.T) {
 	s := newTestSender(t, Config{AllowedNetworks: []netip.Prefix{}})
 	res := s.send(t.Context(), request{endpoint: &Endpoint{URL: receiver.URL}, id: "x"})
 	is.Equal(res.failure.Trigger, TriggerTimeout)
-	is.True(strings.HasSuffix(res.failure.Message, ": address is not allowed"))
+	is.True(strings.HasSuffix(res.failure.Message, ": address is not allowed, by default only public ones are"))
 }

@@ -40,6 +40,9 @@ type window struct {
 	// paused is until when, and since when without a success, the receiver asked for a pause.
 	paused, pausedSince time.Time
 
+	// misfit: it was logged that attempts do not leave this process.
+	misfit bool
+
 	epoch int64 // of the last claim
 	met   bool  // there was one
 	used  time.Time

@@ -17,7 +17,7 @@ import (
 
 // ErrNotAllowed is the error of an address that must not be dialled. It names no address, so that nobody
 // learns from it what a name resolves to.
-var ErrNotAllowed = errors.New("address is not allowed")
+var ErrNotAllowed = errors.New("address is not allowed, by default only public ones are")
 
 // Guard decides which addresses may be dialled. It is safe for concurrent use.
 type Guard struct {

@@ -133,7 +133,7 @@ func TestControlJudgesWhatADiallerIsAboutToDial(t *testing.T) {
 
 func TestTheErrorNamesNoAddress(t *testing.T) {
 	is := is.New(t)
-	is.Equal(New(nil, nil).Check(netip.MustParseAddr("10.1.2.3")).Error(), "address is not allowed")
+	is.Equal(New(nil, nil).Check(netip.MustParseAddr("10.1.2.3")).Error(), "address is not allowed, by default only public ones are")
 }
 
 func FuzzCheck(f *testing.F) {
