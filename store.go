@@ -181,7 +181,8 @@ type WebhookStore interface {
 	// FetchWebhook returns a webhook, or ErrNotFound.
 	FetchWebhook(ctx context.Context, key WebhookKey) (Webhook, error)
 
-	// ListWebhooks returns webhooks of one tenant, ascending by locator.
+	// ListWebhooks returns webhooks of one tenant, ascending by locator. A query that breaks a rule, such as one
+	// of no tenant, is an ErrInvalid.
 	ListWebhooks(ctx context.Context, query WebhookQuery) (WebhookPage, error)
 
 	// DeleteWebhook makes a webhook vanish, with its deliveries, its diverted events and its notices. It is
@@ -205,6 +206,7 @@ type WebhookStore interface {
 // WebhookQuery selects webhooks of one tenant. Filters that are zero or nil select all; those that are
 // given must all hold.
 type WebhookQuery struct {
+	// Tenant is whose webhooks they are. Required.
 	Tenant uuid.UUID
 	// Name selects the webhooks with exactly this name.
 	Name string
@@ -222,9 +224,14 @@ type WebhookQuery struct {
 // WithDefaults returns the query with its default limit, or an [InvalidError] if it breaks a rule. Every
 // store calls it first.
 func (q WebhookQuery) WithDefaults() (WebhookQuery, error) {
-	var err error
-	q.Limit, err = page(q.Offset, q.Limit)
-	return q, err
+	var f faults
+	if q.Tenant == uuid.Nil {
+		f.add("tenantLocator", "must not be zero")
+	}
+	limit, err := page(q.Offset, q.Limit)
+	f.merge("", err)
+	q.Limit = limit
+	return q, f.err()
 }
 
 // Selects says whether the filters of the query hold for a webhook.

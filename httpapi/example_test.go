@@ -54,7 +54,7 @@ func ExampleNew() {
 	ask("DELETE", list+"/01JDCPY00000000000000000E1", "acme-reader")
 	// Output:
 	// 200 []
-	// 403 {"type":"https://github.com/divertedevents/diverted/tree/main/httpapi#forbidden","title":"The credentials do not permit this","status":403,"code":"forbidden"}
+	// 403 {"type":"https://github.com/divertedevents/diverted/tree/main/httpapi#forbidden","title":"The credentials do not permit this","status":403,"detail":"It needs diverted-events:delete in this tenant.","code":"forbidden"}
 }
 
 // A host that delivers by itself keeps what failed in a store, and resends in its own way.

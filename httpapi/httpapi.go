@@ -93,6 +93,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/divertedevents/diverted"
@@ -274,6 +275,19 @@ func (h *Handler) authorize(c *call) error {
 	return h.permits(c, c.route.needs(c.r)...)
 }
 
+// forbiddenError is an [ErrForbidden] that says what the caller would need.
+type forbiddenError struct{ needs []Permission }
+
+func (e forbiddenError) Error() string {
+	needs := make([]string, len(e.needs))
+	for i, p := range e.needs {
+		needs[i] = string(p)
+	}
+	return "It needs " + strings.Join(needs, " and ") + " in this tenant."
+}
+
+func (forbiddenError) Unwrap() error { return ErrForbidden }
+
 // permits asks the host. An error that is neither of the two it may give is unforeseen, whatever it wraps: a
 // token that was not found is no 404.
 func (h *Handler) permits(c *call, permissions ...Permission) error {
@@ -284,7 +298,7 @@ func (h *Handler) permits(c *call, permissions ...Permission) error {
 	case errors.Is(err, ErrUnauthenticated):
 		return ErrUnauthenticated
 	case errors.Is(err, ErrForbidden):
-		return ErrForbidden
+		return forbiddenError{permissions}
 	default:
 		return fmt.Errorf("httpapi: Authorize: %v", err)
 	}

@@ -154,6 +154,10 @@ func (h *Handler) problem(err error) answer {
 		body.Detail = "Repeat it with this locator: where it was accepted already that adds nothing."
 		body.Locator = publish.locator.String()
 	}
+	var forbidden forbiddenError
+	if errors.As(err, &forbidden) {
+		body.Detail = forbidden.Error()
+	}
 	var method methodError
 	if errors.As(err, &method) {
 		header.Set("Allow", method.allow)

@@ -279,6 +279,11 @@ var webhookTests = []test{
 		}
 	}},
 
+	{rule: "a list of no tenant is invalid, not empty", run: func(k *kit) {
+		_, err := k.store.ListWebhooks(k.ctx, diverted.WebhookQuery{})
+		k.fails(err, diverted.ErrInvalid)
+	}},
+
 	{rule: "the filters of a list must all hold", run: func(k *kit) {
 		named := func(name string, types ...string) func(*diverted.Webhook) {
 			return func(w *diverted.Webhook) { w.Name, w.EventTypes = name, types }
