@@ -76,17 +76,17 @@ func (m *meters) about(k diverted.WebhookKey, others ...attribute.KeyValue) metr
 // hides those of everybody else. So statuses are told by their class, and what is alerted has no webhook at all.
 func (m *meters) settle(outcome string, a diverted.Attempt) {
 	ctx, webhook := context.Background(), a.Key.WebhookKey()
-	became := attribute.String(outcomeKey, outcome)
+	attributes := []attribute.KeyValue{attribute.String(outcomeKey, outcome)}
 	if a.Failure != nil {
-		m.settled.Add(ctx, 1, m.about(webhook, became, attribute.String(errorKey, class(a.Failure.Trigger))))
-	} else {
-		m.settled.Add(ctx, 1, m.about(webhook, became))
+		attributes = append(attributes, attribute.String(errorKey, class(a.Failure.Trigger)))
 	}
+	became := m.about(webhook, attributes...)
+	m.settled.Add(ctx, 1, became)
 	if outcome == "dropped" {
 		m.dropped.Add(ctx, 1)
 	}
 	if a.Number > 0 {
-		m.attempt.Record(ctx, a.Duration.Seconds(), m.about(webhook, became))
+		m.attempt.Record(ctx, a.Duration.Seconds(), became)
 	}
 	if outcome == "delivered" && !a.AcceptedAt.IsZero() {
 		m.delivery.Record(ctx, max(a.Began.Add(a.Duration).Sub(a.AcceptedAt).Seconds(), 0), m.about(webhook))
@@ -114,7 +114,7 @@ func (m *meters) purge(p diverted.Purged) {
 func (m *meters) alert(k diverted.WebhookKey, err error) {
 	outcome := "sent"
 	if err != nil {
-		outcome = "given up"
+		outcome = "given_up"
 	}
 	m.notices.Add(context.Background(), 1, m.about(k, attribute.String(outcomeKey, outcome)))
 }
