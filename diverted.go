@@ -12,7 +12,8 @@
 //
 //   - [Dispatcher.Send] and [Dispatcher.Publish] accept: the delivery is durable when they return nil.
 //   - [Dispatcher.Run] claims what is due, attempts it, and settles the outcome in the store.
-//   - 2xx: delivered, and forgotten.
+//   - 2xx: delivered, and forgotten. Who must be able to say later what was delivered keeps a record of their own, by
+//     [Observer.Delivered].
 //   - A failure with budget left: pending, until the wait before the next retry is over.
 //   - A failure with its budget spent: diverted, or held by the webhook that it suspended, or dropped,
 //     as the webhook's [FailureHandling] says.
@@ -26,8 +27,19 @@
 //
 // [OpenSQLite] makes a store for one machine, [NewSQLiteStore] one in the host's own database,
 // [NewMemoryStore] one for unit tests, and the module postgres one for many machines. [NewDispatcher] makes a
-// dispatcher on it, and [NewEvent] an event. The program examples/quickstart of this module shows the whole
-// life of a delivery.
+// dispatcher on it, [NewWebhook] a webhook, and [NewEvent] an event. The program examples/quickstart of this
+// module shows the whole life of a delivery.
+//
+// A service needs these, [Webhook] with its [Endpoint] and [FailureHandling], [Config], [DivertedEvent], and
+// the errors. The types of [DeliveryStore], which are [Message], [Claim], [Outcome], [Notice] and what they
+// are made of, are between the dispatcher and a store: they concern those who write a [Store].
+//
+// # Identifiers
+//
+// A tenant is a UUID, a webhook and an event are ULIDs. A service with one tenant takes any constant but the
+// zero UUID. One whose tenants have other identifiers derives a UUID from each, such as
+// uuid.NewSHA1(namespace, []byte("customer-17")). A ULID is 16 bytes, like a UUID, so that the key of a
+// webhook in the service's own table can be its locator: ulid.ULID(id).
 //
 // Everything exported is safe for concurrent use unless it says otherwise; values such as [Event],
 // [Webhook] and [FailureHandling] are plain data, to be copied, and not to be changed by one goroutine
