@@ -1,4 +1,5 @@
-// Package testenv reads how long a test or a benchmark is to go on, for those that go on as long as one likes.
+// Package testenv reads how long a test or a benchmark is to go on, for those that go on as long as one likes, and
+// tells what a benchmark found.
 package testenv
 
 import (
