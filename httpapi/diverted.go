@@ -1,11 +1,6 @@
 package httpapi
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"time"
-
 	"github.com/divertedevents/diverted"
 )
 
@@ -107,39 +102,10 @@ func (h *Handler) expungeDiverted(c *call) (answer, error) {
 func (h *Handler) resendDiverted(c *call) (answer, error) {
 	resend := h.config.Diverted.Resend
 	if h.config.Resend != nil {
-		resend = h.resendByHost
+		resend = h.host.One
 	}
 	if err := resend(c.r.Context(), c.key()); err != nil {
 		return answer{}, err
 	}
 	return ok(empty{})
-}
-
-// deleteTime bounds the deletion of an event that the host has resent.
-const deleteTime = 30 * time.Second
-
-// resendByHost hands the event to the host and deletes it if the host took it.
-func (h *Handler) resendByHost(ctx context.Context, key diverted.Key) error {
-	event, err := h.config.Diverted.FetchDiverted(ctx, key)
-	if err != nil {
-		return err
-	}
-	if event.Expunged {
-		return diverted.ErrExpunged // there is nothing to hand over
-	}
-	switch err := h.config.Resend(ctx, event); {
-	case err == nil:
-	case errors.Is(err, diverted.ErrSuspended), errors.Is(err, diverted.ErrDisabled), errors.Is(err, diverted.ErrWebhookUnknown):
-		return err
-	default:
-		return fmt.Errorf("%w: %v", errResend, err) // whatever else it is, it is the host's
-	}
-	// The event was sent, so its row goes even if the client has gone meanwhile.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTime)
-	defer cancel()
-	err = h.config.Diverted.DeleteDiverted(ctx, key)
-	if errors.Is(err, diverted.ErrNotFound) {
-		return nil // somebody deleted it meanwhile, and it is sent
-	}
-	return err
 }

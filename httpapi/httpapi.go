@@ -97,6 +97,7 @@ import (
 	"time"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/hostresend"
 	"github.com/divertedevents/diverted/internal/pings"
 	"github.com/divertedevents/diverted/internal/routes"
 	"github.com/google/uuid"
@@ -183,6 +184,8 @@ type Handler struct {
 	table    routes.Table[*route]
 	document map[string]json.RawMessage
 	pings    pings.Limiter
+	// host resends where Config.Resend is set.
+	host hostresend.Resender
 
 	// What the store of Config.Diverted can do beyond what each can; nil: it cannot.
 	bulk       diverted.BulkStore
@@ -210,6 +213,7 @@ func New(config Config) (*Handler, error) {
 	h.statistics, _ = config.Diverted.(diverted.StatsStore)
 	h.retention, _ = config.Diverted.(diverted.RetentionStore)
 	h.pending, _ = config.Diverted.(pendingStore)
+	h.host = hostresend.Resender{Store: config.Diverted, Bulk: h.bulk, Resend: config.Resend, Handler: "httpapi", Log: h.log}
 	for _, t := range h.routes() {
 		h.table.Add(t.method, t.path, &t)
 	}

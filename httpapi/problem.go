@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/hostresend"
 )
 
 // What can be wrong with a request before a store is asked.
@@ -18,7 +19,6 @@ var (
 	errMethod      = errors.New("method not allowed")
 	errParameter   = errors.New("invalid parameter")
 	errCrossOrigin = errors.New("cross-origin request")
-	errResend      = errors.New("the host's resend failed")
 	errPanicked    = errors.New("panic")
 	errMediaType   = errors.New("media type not supported")
 	errTooLarge    = errors.New("body too large")
@@ -89,7 +89,7 @@ var problems = []problem{
 	{err: diverted.ErrClosed, status: 503, code: "unavailable", title: "The service is not available now", retryAfter: 1},
 	{err: context.DeadlineExceeded, status: 503, code: "unavailable", title: "The service is not available now", retryAfter: 1},
 	{err: context.Canceled, status: 503, code: "unavailable", title: "The service is not available now", retryAfter: 1},
-	{err: errResend, status: 502, code: "resend_failed", title: "The event could not be resent", detail: "It stays diverted."},
+	{err: hostresend.ErrFailed, status: 502, code: "resend_failed", title: "The event could not be resent", detail: "It stays diverted."},
 }
 
 // unforeseen answers everything else.
