@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"net/url"
@@ -21,36 +22,77 @@ type bulk struct {
 	permissions []httpapi.Permission
 	// danger: it cannot be undone.
 	danger bool
-	// Title asks, Does is what the button does, Doing and Done say how far it is; each is followed by, or follows, a number of
-	// events.
-	title, does, doing, done, explain string
-	// left says why an event may be left as it was; empty: only if it changed meanwhile.
-	left string
-	run  func(diverted.BulkStore, context.Context, diverted.BulkRequest) (diverted.BulkResult, error)
+	// Title asks, Does is what the button does, Doing says how far it is; each is followed by, or follows, a number of events.
+	title, does, doing, explain string
+	// done says of one event, or of several, that it is done; left why it was skipped; empty: only since it changed meanwhile.
+	done, left forms
+	run        func(*call, diverted.BulkRequest) (diverted.BulkResult, error)
+}
+
+// forms are what is said of one event, and of several.
+type forms struct{ one, many string }
+
+func (f forms) of(n int) string {
+	if n == 1 {
+		return f.one
+	}
+	return f.many
+}
+
+// stepOf has the store itself make a step.
+func stepOf(step func(diverted.BulkStore, context.Context, diverted.BulkRequest) (diverted.BulkResult, error)) func(*call, diverted.BulkRequest) (diverted.BulkResult, error) {
+	return func(c *call, request diverted.BulkRequest) (diverted.BulkResult, error) {
+		return step(c.h.bulk, c.r.Context(), request)
+	}
 }
 
 var (
 	resendAll = &bulk{
 		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend},
-		title: "Resend diverted events", does: "Resend", doing: "resent", done: "on their way again",
+		title: "Resend diverted events", does: "Resend", doing: "resent",
 		explain: "Each gets a fresh budget of attempts, and goes out in the order in which it was accepted. The receiver gets them at the pace that it bears, however fast they are queued here.",
-		left:    "what has no body any more cannot be sent again",
-		run:     diverted.BulkStore.ResendAll,
+		done:    forms{"is on its way again", "are on their way again"},
+		left:    forms{"its body was expunged", "their bodies were expunged"},
+		run:     stepOf(diverted.BulkStore.ResendAll),
+	}
+	// handAll is resendAll where the host delivers by itself.
+	handAll = &bulk{
+		path: resendAll.path, permissions: resendAll.permissions,
+		title: resendAll.title, does: resendAll.does, doing: "handed over",
+		explain: "Each is handed to the service's own delivery, and is no longer kept here once that has taken it. What it does not take stays diverted.",
+		done:    forms{"was handed to the service's own delivery", "were handed to the service's own delivery"},
+		left: forms{
+			"its body was expunged, or the service's own delivery did not take it and its log says why",
+			"their bodies were expunged, or the service's own delivery did not take them and its log says why",
+		},
+		run: func(c *call, request diverted.BulkRequest) (diverted.BulkResult, error) {
+			return c.h.host.All(c.r.Context(), c.report(), request)
+		},
 	}
 	deleteAll = &bulk{
 		path: "diverted/delete", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}, danger: true,
-		title: "Delete diverted events", does: "Delete", doing: "deleted", done: "deleted",
+		title: "Delete diverted events", does: "Delete", doing: "deleted", done: forms{"was deleted", "were deleted"},
 		explain: "They are forgotten for good: records, attempts and bodies. The receiver never gets them.",
-		run:     diverted.BulkStore.DeleteAll,
+		run:     stepOf(diverted.BulkStore.DeleteAll),
 	}
 	divertAll = &bulk{
 		path: "divert", permissions: []httpapi.Permission{httpapi.WebhooksWrite, httpapi.DivertedList},
-		title: "Divert pending deliveries", does: "Divert", doing: "diverted", done: "set aside",
+		title: "Divert pending deliveries", does: "Divert", doing: "diverted", done: forms{"was set aside", "were set aside"},
 		explain: "What the webhook holds is set aside, so that it can be looked at, resent or deleted like every diverted event, and does not go out by itself when the webhook is active again.",
-		run:     diverted.BulkStore.DivertAll,
+		run:     stepOf(diverted.BulkStore.DivertAll),
 	}
-	bulks = []*bulk{resendAll, deleteAll, divertAll}
 )
+
+// hostResends says whether what is resent goes to the host instead of the store.
+func (h *Handler) hostResends() bool { return h.config.Resend != nil }
+
+// bulks are what this console does to many events.
+func (h *Handler) bulks() []*bulk {
+	if h.hostResends() {
+		return []*bulk{handAll, deleteAll, divertAll}
+	}
+	return []*bulk{resendAll, deleteAll, divertAll}
+}
 
 // The states of what is done to many events.
 const (
@@ -141,11 +183,13 @@ func (p progress) query() url.Values {
 // bulkView is the page on which many events are counted and changed.
 type bulkView struct {
 	frame
-	Name                  string
-	Does, Doing, Finished string
-	Explain, Danger, Left string
-	What                  string
+	Name            string
+	Does, Doing     string
+	Explain, Danger string
+	What            string
 	progress
+	// Finished and Skipped say what became of those that are done, and of those that could not be.
+	Finished, Skipped string
 	// Action is where the form goes, Fields what it carries. CountOn leads on to the next step of the counting; empty: all
 	// are counted.
 	Action  string
@@ -166,14 +210,14 @@ func (b *bulk) plan(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	v := bulkView{frame: c.frame(b.title), Does: b.does, Doing: b.doing, Finished: b.done, Explain: b.explain, Left: b.left, Action: c.webhookLink(b.path), Step: scriptStep}
+	v := bulkView{frame: c.frame(b.title), Does: b.does, Doing: b.doing, Explain: b.explain, Action: c.webhookLink(b.path), Step: scriptStep}
 	if b.danger {
 		v.Danger = "danger"
 	}
 	if p.State == counting {
 		request := p.Request
 		request.DryRun, request.Limit = true, countStep
-		result, err := b.run(c.h.bulk, c.r.Context(), request)
+		result, err := b.run(c, request)
 		if err != nil {
 			return answer{}, err
 		}
@@ -191,15 +235,25 @@ func (b *bulk) plan(c *call) (answer, error) {
 	}
 
 	w, known, err := c.fetchWebhook()
-	if err != nil {
+	// Of a webhook that the store does not know nothing is left when its last event is done.
+	gone := p.State == finished && errors.Is(err, diverted.ErrNotFound)
+	if err != nil && !gone {
 		return answer{}, err
 	}
-	if c.may(httpapi.WebhooksRead) {
+	if c.may(httpapi.WebhooksRead) && !gone {
 		v.Name = w.Name
 		v.Back = c.webhookLink()
+		v.withWebhook(c, w.Name)
 	}
-	v.withWebhook(c, w.Name)
 	v.progress = p
+	v.Finished = plural(p.Done, "event", "events") + " " + b.done.of(p.Done) + "."
+	if p.Missed > 0 {
+		v.Skipped = count(p.Missed) + " " + forms{"was", "were"}.of(p.Missed) + " skipped"
+		if why := b.left.of(p.Missed); why != "" {
+			v.Skipped += ": " + why
+		}
+		v.Skipped += "."
+	}
 	v.What = filterWords(p.Request.Filter)
 	v.Refused = b.refused(w, known)
 	p.State, p.Request.Limit = running, formStep
@@ -238,7 +292,7 @@ func (b *bulk) step(c *call) (answer, error) {
 		f.add("state", "must be running")
 		return answer{}, f.err(errParameter)
 	}
-	result, err := b.run(c.h.bulk, c.r.Context(), p.Request)
+	result, err := b.run(c, p.Request)
 	if err != nil {
 		return answer{}, err
 	}

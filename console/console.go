@@ -2,9 +2,9 @@
 // any router: which webhooks fail, since when and why, one event with its attempts, and the buttons to send
 // everything again once the receiver is back.
 //
-//	console, err := console.New(console.Config{Store: store, Authorize: authorize, Pinger: dispatcher})
+//	pages, err := console.New(console.Config{Store: store, Authorize: authorize, Pinger: dispatcher})
 //	…
-//	mux.Handle("/console/", console)
+//	mux.Handle("/console/", pages)
 //
 // # Pages
 //
@@ -40,6 +40,7 @@
 package console
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,6 +53,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
+	"github.com/divertedevents/diverted/internal/hostresend"
 	"github.com/divertedevents/diverted/internal/pings"
 	"github.com/divertedevents/diverted/internal/reports"
 	"github.com/divertedevents/diverted/internal/routes"
@@ -71,6 +73,18 @@ type Config struct {
 	// Challenge is the header WWW-Authenticate of a 401. Empty: Bearer, as in package httpapi. With Basic and a
 	// realm, browsers ask for a name and a password.
 	Challenge string
+
+	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store for what was
+	// set aside alone; it can be that of [httpapi.Config]. Nil: [diverted.DivertedStore.Resend], for those who run
+	// a [diverted.Dispatcher].
+	//
+	// It is given the whole event, of a webhook that the store need not know, and that may be disabled or suspended
+	// there: the host decides. If it returns nil the event is deleted. An error keeps it: [diverted.ErrSuspended],
+	// [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are shown as the store's own, 409, and anything else
+	// as a 502, and logged. It is called concurrently, for the same event too, and again after a crash between its
+	// return and the deletion. Where many events are resent it is called for each of them, 16 at once; those that
+	// it does not take stay, and are counted as skipped.
+	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
 	// Pinger makes test attempts. A [diverted.Dispatcher] is one. Nil: there is no button for it.
 	Pinger httpapi.Pinger
@@ -102,6 +116,8 @@ type Handler struct {
 	log    *slog.Logger
 	table  routes.Table[*route]
 	pings  pings.Limiter
+	// host resends where Config.Resend is set.
+	host hostresend.Resender
 
 	// What the store can do beyond a [diverted.Store]; nil where it cannot.
 	bulk      diverted.BulkStore
@@ -127,6 +143,7 @@ func New(config Config) (*Handler, error) {
 	h.bulk, _ = config.Store.(diverted.BulkStore)
 	h.stats, _ = config.Store.(diverted.StatsStore)
 	h.retention, _ = config.Store.(diverted.RetentionStore)
+	h.host = hostresend.Resender{Store: config.Store, Bulk: h.bulk, Resend: config.Resend, Handler: "console", Log: h.log}
 	for _, t := range h.routes() {
 		h.table.Add(t.method, t.path, &t)
 	}

@@ -103,6 +103,8 @@ func (c *call) offerEvent(v *eventView, w diverted.Webhook, known bool) {
 		switch {
 		case v.Expunged:
 			v.Held = "It cannot be sent again: its body was expunged."
+		case c.h.hostResends(): // which decides
+			v.Resend = c.eventLink("resend")
 		case !known:
 			v.Held = "It cannot be sent again from here: the store does not know its webhook."
 		case !w.Enabled:
@@ -178,7 +180,11 @@ func (c *call) downloadBody() (answer, error) {
 // The buttons of an event. Each leads to the page of its webhook, or, if the caller may not see that, says what was done.
 
 func (c *call) resend() (answer, error) {
-	return c.change(c.done("resent"), func() error { return c.h.config.Store.Resend(c.r.Context(), c.key()) })
+	told, resend := "resent", c.h.config.Store.Resend
+	if c.h.hostResends() {
+		told, resend = "handed", c.h.host.One
+	}
+	return c.change(c.done(told), func() error { return resend(c.r.Context(), c.key()) })
 }
 
 func (c *call) delete() (answer, error) {

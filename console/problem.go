@@ -8,6 +8,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
+	"github.com/divertedevents/diverted/internal/hostresend"
 )
 
 // What can be wrong with a request before a store is asked.
@@ -60,6 +61,8 @@ var problems = []problem{
 	{err: diverted.ErrSuspended, status: 409, title: "The webhook is suspended", detail: "Nothing was changed. Unsuspend it first."},
 	{err: diverted.ErrExpunged, status: 409, title: "The body of this event was expunged", detail: "Nothing was changed. What has no body can be deleted, but not sent again."},
 	{err: diverted.ErrConflict, status: 409, title: "Things have changed meanwhile", detail: "Nothing was changed. Look at the webhook again: it may not be in the state that this needs."},
+
+	{err: hostresend.ErrFailed, status: 502, title: "The event could not be resent", detail: "The service's own delivery did not take it. It stays diverted. The service's log says why."},
 
 	{err: diverted.ErrLocked, status: 503, title: "The store is busy", detail: "Try again in a moment.", retryAfter: 1},
 	{err: diverted.ErrClosed, status: 503, title: "The service is stopping", detail: "Try again in a moment.", retryAfter: 1},

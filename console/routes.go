@@ -54,7 +54,7 @@ func (h *Handler) routes() []route {
 		routes = append(routes, route{method: "POST", path: webhookPath + "/ping", permissions: needs(httpapi.WebhooksWrite), serve: (*call).ping})
 	}
 	if h.bulk != nil {
-		for _, b := range bulks {
+		for _, b := range h.bulks() {
 			routes = append(routes,
 				route{method: "GET", path: webhookPath + "/" + b.path, permissions: b.permissions, query: bulkNames, serve: b.plan},
 				route{method: "POST", path: webhookPath + "/" + b.path, permissions: b.permissions, query: bulkNames, serve: b.step},

@@ -99,7 +99,7 @@ func (c *call) fetchWebhook() (w diverted.Webhook, known bool, err error) {
 	if listErr != nil {
 		return w, false, listErr
 	}
-	if len(page.Events) == 0 {
+	if _, noticed := notices[c.query["notice"]]; len(page.Events) == 0 && !noticed { // else the last one has just left
 		return w, false, err
 	}
 	return diverted.Webhook{Tenant: c.tenant, Locator: c.webhook, Name: "Webhook " + c.webhook.String()}, false, nil
@@ -245,7 +245,7 @@ func (c *call) offerBulk(v *webhookView, w diverted.Webhook, known bool, filter 
 	}
 	if len(v.Diverted) > 0 {
 		query := filterQuery(filter)
-		if known && w.Active() && c.may(resendAll.permissions...) {
+		if (c.h.hostResends() || known && w.Active()) && c.may(resendAll.permissions...) {
 			v.ResendAll = withQuery(c.webhookLink(resendAll.path), query)
 		}
 		if c.may(deleteAll.permissions...) {
