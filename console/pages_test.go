@@ -260,6 +260,14 @@ func TestAWebhookThatTheStoreDoesNotKnow(t *testing.T) {
 	is.True(r.has(e.Event.String()))
 	is.True(!r.has("Resend all"))
 	is.True(s.get(eventPath(e.Key)).has("the store does not know its webhook"))
+
+	// No list leads to it, but its locator does.
+	list := webhooksPath(tenant)
+	is.True(s.get(list).has("Open a webhook by its locator"))
+	r = s.get(list + "?webhook=" + key.Webhook.String())
+	is.Equal(r.StatusCode, http.StatusSeeOther)
+	is.Equal(resolve(s, list, r.Header.Get("Location")), webhookPath(key))
+	is.Equal(s.get(list+"?webhook=orders").StatusCode, 400)
 }
 
 // A body of the greatest size makes a page of a bounded one, in bounded time.

@@ -43,7 +43,7 @@ func (h *Handler) routes() []route {
 		{method: "GET", path: "", open: true, query: []string{"tenant"}, serve: (*call).home},
 		{method: "GET", path: "assets/{asset}", open: true, query: []string{"v"}, serve: (*call).serveAsset},
 		{method: "GET", path: webhooksPath, permissions: needs(httpapi.WebhooksRead, httpapi.WebhooksList),
-			query: []string{"name", "state", "eventType", "after"}, serve: (*call).listWebhooks},
+			query: []string{"name", "state", "eventType", "after", "webhook"}, serve: (*call).listWebhooks},
 		{method: "GET", path: webhookPath, permissions: needs(httpapi.WebhooksRead),
 			query: append(slices.Clip(filterNames), "after", "hours", "notice"), serve: (*call).showWebhook},
 		{method: "POST", path: webhookPath + "/unsuspend", permissions: needs(httpapi.WebhooksWrite), serve: (*call).unsuspend},

@@ -122,6 +122,7 @@ func (c *call) listWebhooks() (answer, error) {
 	v.Searched = v.Name != "" || v.State != "" || v.EventType != ""
 
 	var f faults
+	webhook := c.query.locator(&f, "webhook")
 	query := diverted.WebhookQuery{Tenant: c.tenant, Name: v.Name, After: c.query.locator(&f, "after"), Limit: webhooksPage}
 	if !utf8.ValidString(v.Name) || utf8.RuneCountInString(v.Name) > diverted.MaxNameLength {
 		f.add("name", "must be 1 to %d characters", diverted.MaxNameLength)
@@ -143,6 +144,12 @@ func (c *call) listWebhooks() (answer, error) {
 	}
 	if err := f.err(errParameter); err != nil {
 		return answer{}, err
+	}
+
+	// The list has what the store knows; diverted events may be of a webhook that it does not know.
+	if !webhook.IsZero() {
+		c.webhook = webhook
+		return seeOther(c.webhookLink()), nil
 	}
 
 	page, err := c.h.config.Store.ListWebhooks(c.r.Context(), query)
