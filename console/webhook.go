@@ -17,6 +17,9 @@ import (
 // eventsPage is how many events a page lists.
 const eventsPage = 50
 
+// whyPage is how many pending deliveries are looked at for why they fail.
+const whyPage = 20
+
 const day = 24 * time.Hour
 
 // chartHours is how far back the chart goes unless one asks.
@@ -27,8 +30,9 @@ type webhookView struct {
 	frame
 	webhookHead
 	Numbers *numbers
-	// Why says what most of the diverted events failed with; empty: there are none, or nobody knows.
-	Why string
+	// Why says what most of the diverted events failed with, or else pending deliveries, which Pends leads to; empty:
+	// there are none, or nobody knows.
+	Why, Pends string
 	// Handling says in words what becomes of failures, Schedule draws its retries; nil: there are none.
 	Handling []string
 	Schedule *schedule
@@ -177,8 +181,48 @@ func (c *call) webhookPage(filter diverted.DivertedFilter, after ulid.ULID, hour
 			return answer{}, err
 		}
 	}
+	if known && v.Why == "" {
+		if err := c.explain(&v, w); err != nil {
+			return answer{}, err
+		}
+	}
 	c.offerBulk(&v, w, known, filter)
 	return render("webhook", v), nil
+}
+
+// explain says why deliveries fail where nothing is diverted that says it: retries can go on for most of a day before
+// anything is, and some webhooks divert nothing at all.
+func (c *call) explain(v *webhookView, w diverted.Webhook) error {
+	if v.State.Name == "active" {
+		return nil
+	}
+	if v.Pending != "" { // the caller may list them
+		page, err := c.h.config.Store.ListPending(c.r.Context(), diverted.DivertedQuery{Webhook: c.webhookKey(), Limit: whyPage})
+		if err != nil {
+			return err
+		}
+		var last *diverted.Failure
+		for _, d := range page.Deliveries {
+			if d.Failure != nil && (last == nil || d.Failure.At.After(last.At)) {
+				last = d.Failure
+			}
+		}
+		if last != nil {
+			does := "fail"
+			if !w.Active() {
+				does = "failed"
+			}
+			v.Why, v.Pends = "Deliveries "+does+" with "+named(last.Trigger)+".", v.Pending
+		}
+	}
+	if h := w.Handling(); v.State.Name == "failing" && !h.Divert && !h.Suspend {
+		dropped := "Failed events are dropped."
+		if h.Retry != nil {
+			dropped = "Failed events are dropped once their retries are used up."
+		}
+		v.Why = strings.TrimSpace(v.Why + " " + dropped)
+	}
+	return nil
 }
 
 // listDiverted fills in the list of diverted events.
@@ -290,10 +334,7 @@ func why(s diverted.Stats) string {
 		return ""
 	}
 	first := byNumber(s.Diverted)[0]
-	name := string(first)
-	if m := meaning(first); m != "" {
-		name += " (" + m + ")"
-	}
+	name := named(first)
 	switch n := s.Diverted[first]; {
 	case all == 1:
 		return "The one diverted event failed with " + name + "."

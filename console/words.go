@@ -144,6 +144,14 @@ func meaning(t diverted.Trigger) string {
 	return http.StatusText(status)
 }
 
+// named is a trigger with its meaning: 503 (Service Unavailable).
+func named(t diverted.Trigger) string {
+	if m := meaning(t); m != "" {
+		return string(t) + " (" + m + ")"
+	}
+	return string(t)
+}
+
 // shownURL is an endpoint's URL without the values of its query, which may be credentials.
 func shownURL(raw string) string {
 	if _, err := url.Parse(raw); err != nil {
