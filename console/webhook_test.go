@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +80,25 @@ func TestAWebhookSaysWhyItFailsBeforeAnythingIsDiverted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// How long it has failed is told by the last success: the last failure is always a moment ago.
+func TestAFailingWebhookIsListedWithItsLastSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		s := newSite(t)
+		w := s.webhook(1)
+		s.accept(w.Key())
+		s.run(time.Second, 503)
+		is.True(s.get(webhooksPath(tenant)).has("no success recorded"))
+		s.run(time.Hour, 200)
+		is.True(!s.get(webhooksPath(tenant)).has("no success"))
+		time.Sleep(3 * time.Hour)
+		s.accept(w.Key())
+		s.run(time.Second, 503)
+		age := regexp.MustCompile(`no success for <time [^>]*>3 h</time>`)
+		is.True(age.MatchString(s.get(webhooksPath(tenant)).body))
+	})
 }
 
 // What is diverted says it better: there is no second explanation.

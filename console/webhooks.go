@@ -37,7 +37,7 @@ type webhookRow struct {
 type state struct {
 	// Name is active, failing, suspended or disabled, and the shape that stands beside it.
 	Name string
-	// Since is when it began; zero: nobody knows.
+	// Since is when a suspension began.
 	Since moment
 }
 
@@ -49,7 +49,7 @@ func (c *call) stateOf(w diverted.Webhook, n *numbers) state {
 	case !w.Enabled:
 		return state{Name: "disabled"}
 	case n != nil && n.Stats.LastFailure.After(n.Stats.LastSuccess):
-		return state{"failing", c.moment(n.Stats.LastFailure)}
+		return state{Name: "failing"} // the numbers tell the last success
 	default:
 		return state{Name: "active"}
 	}

@@ -30,6 +30,9 @@ func (m moment) Relative() string {
 	}
 }
 
+// Age is how long ago it was.
+func (m moment) Age() string { return about(max(m.now.Sub(m.Time), 0)) }
+
 // about is a duration in its largest unit: 45 s, 12 min, 5 h, 3 days.
 func about(d time.Duration) string {
 	switch {
