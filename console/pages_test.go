@@ -175,6 +175,21 @@ func TestButtonsOfAWebhook(t *testing.T) {
 	is.True(!s.get(webhookPath(w.Key()) + "?notice=hacked").has("hacked"))
 }
 
+// A suspension's end does not enable what is disabled.
+func TestUnsuspendingADisabledWebhookSaysThatItStaysDisabled(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1, func(w *diverted.Webhook) { w.Enabled = false })
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	is.True(s.get(webhookPath(w.Key())).has("The webhook is disabled too"))
+	is.True(s.get(webhookPath(w.Key()) + "/pending").has("The webhook is suspended, and disabled."))
+	r := s.post(webhookPath(w.Key())+"/unsuspend", nil)
+	r = s.get(resolve(s, webhookPath(w.Key())+"/unsuspend", r.Header.Get("Location")))
+	is.True(r.has("The suspension has ended"))
+	is.True(r.has("still disabled"))
+	is.True(!r.has("active again"))
+}
+
 func TestListsGoOn(t *testing.T) {
 	is := is.New(t)
 	s := newSite(t)

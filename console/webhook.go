@@ -56,6 +56,8 @@ type webhookHead struct {
 	// Known: the store has the webhook. A host that delivers by itself need not put it there.
 	Known bool
 	State state
+	// Disabled: it is so, perhaps beside suspended.
+	Disabled bool
 	// Tab is the page that is shown, Here and Pending are the links of the two; Pending is empty where the caller may
 	// not list.
 	Tab           string
@@ -119,7 +121,7 @@ func (c *call) head(w diverted.Webhook, known bool, n *numbers, tab string) webh
 		return head
 	}
 	head.URL = shownURL(w.Endpoint.URL)
-	head.State = c.stateOf(w, n)
+	head.State, head.Disabled = c.stateOf(w, n), !w.Enabled
 	if c.may(httpapi.DivertedRead, httpapi.DivertedList) {
 		head.Pending = c.webhookLink("pending")
 	}
@@ -346,7 +348,15 @@ func why(s diverted.Stats) string {
 }
 
 func (c *call) unsuspend() (answer, error) {
-	return c.change(c.done("unsuspended"), func() error { return c.h.config.Store.Unsuspend(c.r.Context(), c.webhookKey()) })
+	w, err := c.h.config.Store.FetchWebhook(c.r.Context(), c.webhookKey())
+	if err != nil {
+		return answer{}, err
+	}
+	told := "unsuspended"
+	if !w.Enabled {
+		told = "stilldisabled"
+	}
+	return c.change(c.done(told), func() error { return c.h.config.Store.Unsuspend(c.r.Context(), c.webhookKey()) })
 }
 
 func (c *call) ping() (answer, error) {

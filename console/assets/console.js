@@ -2,6 +2,14 @@
 // seen to. Without it the same forms and links do each step by hand.
 "use strict";
 
+// A notice is told once: it stays on the page, but not in the address, which is reloaded and kept.
+(() => {
+  const here = new URL(location.href);
+  if (!here.searchParams.has("notice")) return;
+  here.searchParams.delete("notice");
+  history.replaceState(history.state, "", here);
+})();
+
 (() => {
   const number = new Intl.NumberFormat("en");
   const counted = document.getElementById("count");

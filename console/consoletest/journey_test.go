@@ -46,6 +46,9 @@ func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
 	s.answer.Store(http.StatusOK)
 	b.follow("Unsuspend")
 	b.sees("The webhook is active again", "active", "Resend all")
+	is.Equal(ask[string](b, `location.search`), "") // it is said once
+	b.next(func() { b.do(chromedp.Reload()) })
+	is.True(!strings.Contains(b.text(), "active again"))
 
 	// One event first.
 	first := ask[string](b, `document.querySelector("#diverted tbody .locator").textContent`)
