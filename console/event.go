@@ -102,15 +102,17 @@ func (c *call) offerEvent(v *eventView, w diverted.Webhook, known bool) {
 	if c.may(httpapi.DivertedResend) {
 		switch {
 		case v.Expunged:
-			v.Held = "It cannot be sent again: its body was expunged."
+			v.Held = "It cannot be resent: its body was expunged."
 		case c.h.hostResends(): // which decides
 			v.Resend = c.eventLink("resend")
 		case !known:
-			v.Held = "It cannot be sent again from here: the store does not know its webhook."
-		case !w.Enabled:
-			v.Held = "It can be sent again when its webhook is enabled."
+			v.Held = "It cannot be resent from here: its webhook is not registered here."
+		case w.Suspended() && !w.Enabled:
+			v.Held = "It can be resent once its webhook is unsuspended and enabled."
 		case w.Suspended():
-			v.Held = "It can be sent again when its webhook is unsuspended."
+			v.Held = "It can be resent once its webhook is unsuspended."
+		case !w.Enabled:
+			v.Held = "It can be resent once its webhook is enabled."
 		default:
 			v.Resend = c.eventLink("resend")
 		}

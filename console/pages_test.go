@@ -145,7 +145,7 @@ func TestButtonsOfAnEvent(t *testing.T) {
 	r = s.post(eventPath(c.Key)+"/expunge", nil)
 	r = s.get(resolve(s, eventPath(c.Key)+"/expunge", r.Header.Get("Location")))
 	is.True(r.has("The body was expunged"))
-	is.True(r.has("It cannot be sent again: its body was expunged."))
+	is.True(r.has("It cannot be resent: its body was expunged."))
 	is.True(!r.has(`/resend"`))
 	is.Equal(s.get(eventPath(c.Key)+"/body").StatusCode, 409)
 	is.Equal(s.post(eventPath(c.Key)+"/resend", nil).StatusCode, 409)
@@ -173,6 +173,25 @@ func TestButtonsOfAWebhook(t *testing.T) {
 	is.True(!stand.Suspended())
 	// A notice is one of those that there are.
 	is.True(!s.get(webhookPath(w.Key()) + "?notice=hacked").has("hacked"))
+}
+
+func TestAListSaysWhyItCannotBeResent(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	disabled := s.webhook(1, func(w *diverted.Webhook) { w.Enabled = false })
+	suspended := s.webhook(2)
+	both := s.webhook(3, func(w *diverted.Webhook) { w.Enabled = false })
+	is.NoErr(s.store.Suspend(t.Context(), suspended.Key()))
+	is.NoErr(s.store.Suspend(t.Context(), both.Key()))
+	is.True(!s.get(webhookPath(suspended.Key())).has("can be resent")) // there is nothing
+	for w, when := range map[diverted.WebhookKey]string{
+		disabled.Key(): "once the webhook is enabled.", suspended.Key(): "once the webhook is unsuspended.", both.Key(): "once the webhook is unsuspended and enabled.",
+	} {
+		e := s.divert(w, 3)
+		is.True(s.get(webhookPath(w)).has("They can be resent " + when))
+		is.True(s.get(eventPath(e.Key)).has("It can be resent " + strings.Replace(when, "the webhook", "its webhook", 1)))
+	}
+	is.True(!s.get(webhookPath(s.webhook(4).Key())).has("can be resent"))
 }
 
 // A suspension's end does not enable what is disabled.
@@ -274,7 +293,8 @@ func TestAWebhookThatTheStoreDoesNotKnow(t *testing.T) {
 	is.True(r.has("its host delivers by itself"))
 	is.True(r.has(e.Event.String()))
 	is.True(!r.has("Resend all"))
-	is.True(s.get(eventPath(e.Key)).has("the store does not know its webhook"))
+	is.True(s.get(eventPath(e.Key)).has("It cannot be resent from here: its webhook is not registered here."))
+	is.True(r.has("They cannot be resent from here: the webhook is not registered here."))
 
 	// No list leads to it, but its locator does.
 	list := webhooksPath(tenant)

@@ -46,8 +46,10 @@ type webhookView struct {
 	Diverted []divertedRow
 	// First leads to the first page, Next to the next; empty: there is none.
 	First, Next string
-	// ResendAll, DeleteAll and DivertAll lead to the pages that do so; empty: not offered.
+	// ResendAll, DeleteAll and DivertAll lead to the pages that do so; empty: not offered. Held says why there is no
+	// ResendAll.
 	ResendAll, DeleteAll, DivertAll string
+	Held                            string
 }
 
 // webhookHead is what all pages of a webhook begin with.
@@ -291,8 +293,10 @@ func (c *call) offerBulk(v *webhookView, w diverted.Webhook, known bool, filter 
 	}
 	if len(v.Diverted) > 0 {
 		query := filterQuery(filter)
-		if (c.h.hostResends() || known && w.Active()) && c.may(resendAll.permissions...) {
-			v.ResendAll = withQuery(c.webhookLink(resendAll.path), query)
+		if c.may(resendAll.permissions...) {
+			if v.Held = c.held(w, known); v.Held == "" {
+				v.ResendAll = withQuery(c.webhookLink(resendAll.path), query)
+			}
 		}
 		if c.may(deleteAll.permissions...) {
 			v.DeleteAll = withQuery(c.webhookLink(deleteAll.path), query)
@@ -301,6 +305,23 @@ func (c *call) offerBulk(v *webhookView, w diverted.Webhook, known bool, filter 
 	if known && !w.Active() && v.Waiting != 0 && c.may(divertAll.permissions...) {
 		v.DivertAll = c.webhookLink(divertAll.path)
 	}
+}
+
+// held says why diverted events cannot be resent; empty: they can.
+func (c *call) held(w diverted.Webhook, known bool) string {
+	switch {
+	case c.h.hostResends(): // which decides
+		return ""
+	case !known:
+		return "They cannot be resent from here: the webhook is not registered here."
+	case w.Suspended() && !w.Enabled:
+		return "They can be resent once the webhook is unsuspended and enabled."
+	case w.Suspended():
+		return "They can be resent once the webhook is unsuspended."
+	case !w.Enabled:
+		return "They can be resent once the webhook is enabled."
+	}
+	return ""
 }
 
 // factsOf says the rest of what there is to know of a webhook.
