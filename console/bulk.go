@@ -242,7 +242,7 @@ func (b *bulk) plan(c *call) (answer, error) {
 	}
 	if c.may(httpapi.WebhooksRead) && !gone {
 		v.Name = w.Name
-		v.Back = c.webhookLink()
+		v.Back = withQuery(c.webhookLink(), filterQuery(p.Request.Filter))
 		v.withWebhook(c, w.Name)
 	}
 	v.progress = p

@@ -155,6 +155,8 @@ func TestAFilterHoldsFromThePageToTheEnd(t *testing.T) {
 	r = s.get(at)
 	is.True(r.has("those that failed with 4xx"))
 	is.True(r.has("Delete 3 events"))
+	leave := regexp.MustCompile(`id="leave" href="([^"]+)"`).FindStringSubmatch(r.body)
+	is.Equal(resolve(s, at, leave[1]), webhookPath(w)+"?trigger=4xx") // and leaving keeps it
 	target, form := r.form(s, at)
 	is.Equal(form.Get("trigger"), "4xx")
 	s.post(target, form)

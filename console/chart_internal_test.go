@@ -101,5 +101,8 @@ func TestScheduleDrawsEveryAttempt(t *testing.T) {
 	is.Equal(waits, []string{"+1 min", "+2 min", "+4 min"})
 	is.Equal(s.Waits[2].Height, pixels(longestWait))
 	is.True(s.Attempts[3].Last)
+	s = newSchedule(diverted.RetryStrategy{Attempts: 7})
+	is.Equal(s.Attempts[7].At, "2 h 7 min") // not 2 h
+	is.Equal(s.Waits[6].Text, "+1 h 4 min")
 	is.Equal(len(newSchedule(diverted.RetryStrategy{Attempts: 10, Interval: diverted.MaxRetryInterval}).Attempts), 11)
 }

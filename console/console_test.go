@@ -206,6 +206,41 @@ func TestErrorsArePages(t *testing.T) {
 	is.Equal(s.log.String(), "") // the caller's mistakes are not the operator's
 }
 
+// Whoever meets a problem finds the way back to the webhook that it was about, if there is one.
+func TestProblemsKeepTheirPlace(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	e := s.divert(w.Key(), 3)
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	unknown := diverted.WebhookKey{Tenant: tenant, Webhook: locator(99)}
+	for target, back := range map[string]string{
+		webhookPath(w.Key()) + "?trigger=200":                      "orders",
+		webhookPath(w.Key()) + "/diverted/" + locator(99).String(): "orders",
+		webhookPath(w.Key()) + "/diverted/delete?since=x":          "orders",
+		webhookPath(w.Key()) + "/pending?x=1":                      "orders",
+		webhookPath(unknown):                                       "Webhooks",
+		webhookPath(unknown) + "/diverted/" + locator(99).String(): "Webhooks",
+	} {
+		is.True(s.get(target).has("Back to&nbsp;<bdi>" + back + "</bdi>"))
+	}
+	is.True(s.post(eventPath(e.Key)+"/resend", nil).has("Back to&nbsp;<bdi>orders</bdi>"))
+
+	s = newSite(t, permitting(httpapi.DivertedRead))
+	w = s.webhook(1)
+	r := s.get(webhookPath(w.Key()) + "/diverted/" + locator(99).String())
+	is.Equal(r.StatusCode, 404)
+	is.True(!r.has("orders"))
+}
+
+func TestAnUnknownParameterIsNamed(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	is.True(s.get(webhooksPath(tenant) + "?sate=active").has("this page has no parameter “sate”"))
+	is.True(s.get(webhooksPath(tenant) + "?%3Cb%3E%E2%80%AE=x").has(`“&lt;b&gt;\u202e”`))
+	is.True(!s.get(webhooksPath(tenant) + "?" + strings.Repeat("x", 100)).has(strings.Repeat("x", 65)))
+}
+
 // broken is a store that fails, or panics.
 type broken struct {
 	diverted.Store

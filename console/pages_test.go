@@ -194,6 +194,19 @@ func TestAListSaysWhyItCannotBeResent(t *testing.T) {
 	is.True(!s.get(webhookPath(s.webhook(4).Key())).has("can be resent"))
 }
 
+// The browser refuses what the server would, and nothing else.
+func TestTheFieldOfATriggerKnowsTriggers(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	given := regexp.MustCompile(`id="trigger"[^>]* pattern="([^"]+)"`).FindStringSubmatch(s.get(webhookPath(s.webhook(1).Key())).body)
+	is.Equal(len(given), 2)
+	pattern := regexp.MustCompile("^(?:" + given[1] + ")$")
+	for _, trigger := range []string{"3xx", "4XX", "5xX", "timeout", "TimeOut", "300", "503", "599", "200", "2xx", "600", "50", "5033", "5x3", "time", "x"} {
+		_, err := diverted.ParseTrigger(trigger)
+		is.Equal(pattern.MatchString(trigger), err == nil)
+	}
+}
+
 // A suspension's end does not enable what is disabled.
 func TestUnsuspendingADisabledWebhookSaysThatItStaysDisabled(t *testing.T) {
 	is := is.New(t)

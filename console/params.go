@@ -17,6 +17,9 @@ import (
 // maxForm is the size of a form, in bytes.
 const maxForm = 64 << 10
 
+// maxNamed is how much of an unknown parameter's name is repeated, in bytes.
+const maxNamed = 64
+
 // values are parameters, each given once at most. One that is empty is as if it were absent: that is how forms
 // send what was not filled in.
 type values map[string]string
@@ -46,7 +49,7 @@ func (c *call) readQuery() error {
 	for name, list := range given {
 		switch {
 		case !slices.Contains(c.route.query, name):
-			f.add("query", "there is a parameter that this page does not have")
+			f.add("query", "this page has no parameter “%s”", visible(name[:min(len(name), maxNamed)]))
 		case len(list) > 1:
 			f.add(name, "must be given once, was given %d times", len(list))
 		case list[0] != "":

@@ -101,6 +101,7 @@ type problemView struct {
 func (c *call) problem(err error) answer {
 	p := problemOf(err)
 	v := problemView{frame: c.frame(p.title), Status: p.status, Detail: p.detail}
+	c.withPlace(&v.frame, p.status)
 	var invalid *diverted.InvalidError
 	if p.faults && errors.As(err, &invalid) {
 		v.Faults = invalid.Fields[:min(len(invalid.Fields), maxErrors)]
@@ -125,6 +126,22 @@ func (c *call) problem(err error) answer {
 	a := render("problem", v)
 	a.status, a.header = p.status, header
 	return a
+}
+
+// withPlace adds the way to the page of the webhook that a request was about, unless there is none to lead to.
+func (c *call) withPlace(f *frame, status int) {
+	if c.webhook.IsZero() || !c.may(httpapi.WebhooksRead) {
+		return
+	}
+	name := "Webhook " + c.webhook.String()
+	if status < 500 { // else the store may be what failed
+		w, _, err := c.fetchWebhook()
+		if err != nil {
+			return
+		}
+		name = w.Name
+	}
+	f.withWebhook(c, name)
 }
 
 // faults collects what is wrong with a request, so that all of it is told at once.

@@ -56,9 +56,9 @@ func newSchedule(r diverted.RetryStrategy) *schedule {
 		height := max(4, longestWait*float64(wait)/float64(longest))
 		s.Waits = append(s.Waits, waitBar{
 			X: share(i, n, 0.5), Width: share(1, n, 0), Middle: share(i+1, n, 0),
-			Y: pixels(scheduleLine - height), Height: pixels(height), Text: "+" + about(wait), Class: class(i),
+			Y: pixels(scheduleLine - height), Height: pixels(height), Text: "+" + span(wait), Class: class(i),
 		})
-		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: about(at), Class: class(i + 1), Last: i == len(waits)-1})
+		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: span(at), Class: class(i + 1), Last: i == len(waits)-1})
 	}
 	s.All = span(at)
 	return s

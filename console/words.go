@@ -24,7 +24,7 @@ func (m moment) Relative() string {
 	case d > -time.Second && d < 2*time.Second:
 		return "just now"
 	case d < 0:
-		return "in " + about(-d)
+		return "in " + span((-d).Round(time.Second)) // cut, it would be up to an hour too early
 	default:
 		return about(d) + " ago"
 	}

@@ -25,7 +25,8 @@ func TestNumbersAndTimesAreForPeople(t *testing.T) {
 	}
 
 	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
-	for at, want := range map[time.Duration]string{0: "just now", -3 * time.Minute: "3 min ago", 2 * time.Hour: "in 2 h"} {
+	for at, want := range map[time.Duration]string{0: "just now", -3 * time.Minute: "3 min ago", 2 * time.Hour: "in 2 h",
+		119 * time.Minute: "in 1 h 59 min", 59600 * time.Millisecond: "in 1 min", 45200 * time.Millisecond: "in 45 s"} {
 		is.Equal(moment{now.Add(at), now}.Relative(), want)
 	}
 	is.Equal(moment{Time: now.In(time.FixedZone("", 3600))}.Exact(), "2026-11-23 03:00:00 UTC")
