@@ -32,6 +32,7 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 			e := s.divert(active.Key(), 3)
 			held := s.divert(suspended.Key(), 4)
 			is.NoErr(s.store.Suspend(t.Context(), suspended.Key()))
+			s.accept(suspended.Key())
 			may := func(needs ...httpapi.Permission) bool {
 				return !slices.ContainsFunc(needs, func(p httpapi.Permission) bool { return !slices.Contains(permissions, p) })
 			}
@@ -53,6 +54,12 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				check(webhookPath(active.Key()), `/diverted/resend"`, lists && may(httpapi.DivertedResend))
 				check(webhookPath(suspended.Key()), `/diverted/resend"`, false)
 				check(webhookPath(active.Key()), `/diverted/delete"`, lists && may(httpapi.DivertedDelete))
+				diverts := may(httpapi.WebhooksWrite, httpapi.DivertedList)
+				check(webhookPath(suspended.Key()), `/divert"`, diverts)
+				check(webhookPath(active.Key()), `/divert"`, false)
+				if lists {
+					check(webhookPath(suspended.Key())+"/pending", `/divert"`, diverts)
+				}
 			}
 			if may(httpapi.DivertedRead) {
 				check(eventPath(e.Key), `/resend"`, may(httpapi.DivertedResend))
