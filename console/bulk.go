@@ -50,7 +50,7 @@ var (
 	resendAll = &bulk{
 		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend},
 		title: "Resend diverted events", does: "Resend", doing: "resent",
-		explain: "Each gets a fresh budget of attempts, and goes out in the order in which it was accepted. The receiver gets them at the pace that it bears, however fast they are queued here.",
+		explain: "Each starts with a fresh retry budget, the oldest first. They are sent only as fast as the receiver can take them, however fast they are queued.",
 		done:    forms{"is on its way again", "are on their way again"},
 		left:    forms{"its body was expunged", "their bodies were expunged"},
 		run:     stepOf(diverted.BulkStore.ResendAll),
@@ -72,13 +72,13 @@ var (
 	deleteAll = &bulk{
 		path: "diverted/delete", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}, danger: true,
 		title: "Delete diverted events", does: "Delete", doing: "deleted", done: forms{"was deleted", "were deleted"},
-		explain: "They are forgotten for good: records, attempts and bodies. The receiver never gets them.",
+		explain: "This permanently deletes their records, attempts and bodies. The receiver will never get them.",
 		run:     stepOf(diverted.BulkStore.DeleteAll),
 	}
 	divertAll = &bulk{
 		path: "divert", permissions: []httpapi.Permission{httpapi.WebhooksWrite, httpapi.DivertedList},
 		title: "Divert pending deliveries", does: "Divert", doing: "diverted", done: forms{"was set aside", "were set aside"},
-		explain: "What the webhook holds is set aside, so that it can be looked at, resent or deleted like every diverted event, and does not go out by itself when the webhook is active again.",
+		explain: "They are set aside, to be looked at, resent or deleted like any other diverted event. They are not sent by themselves when the webhook is active again.",
 		run:     stepOf(diverted.BulkStore.DivertAll),
 	}
 )
@@ -186,7 +186,8 @@ type bulkView struct {
 	Name            string
 	Does, Doing     string
 	Explain, Danger string
-	What            string
+	// Kind is what is selected, of which What says more; empty: all of them are.
+	Kind, What string
 	progress
 	// Finished and Skipped say what became of those that are done, and of those that could not be.
 	Finished, Skipped string
@@ -255,6 +256,16 @@ func (b *bulk) plan(c *call) (answer, error) {
 		v.Skipped += "."
 	}
 	v.What = filterWords(p.Request.Filter)
+	switch {
+	case b == divertAll && v.What == "":
+		v.Kind = "All pending deliveries"
+	case b == divertAll:
+		v.Kind = "Pending deliveries"
+	case v.What == "":
+		v.Kind = "All diverted events"
+	default:
+		v.Kind = "Events"
+	}
 	v.Refused = b.refused(w, known)
 	p.State, p.Request.Limit = running, formStep
 	if v.CountOn != "" {
@@ -270,13 +281,13 @@ func (b *bulk) plan(c *call) (answer, error) {
 func (b *bulk) refused(w diverted.Webhook, known bool) string {
 	switch {
 	case b == resendAll && !known:
-		return "The store does not know this webhook, so there is nowhere to send to."
+		return "This webhook is not registered here, so there is nowhere to send them."
 	case b == resendAll && !w.Enabled:
 		return "The webhook is disabled. Enable it first."
 	case b == resendAll && w.Suspended():
 		return "The webhook is suspended. Unsuspend it first."
 	case b == divertAll && w.Active():
-		return "The webhook is active: what is pending is on its way."
+		return "The webhook is active: its pending deliveries are being sent."
 	}
 	return ""
 }

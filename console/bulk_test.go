@@ -20,7 +20,7 @@ import (
 var (
 	hiddenField = regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)">`)
 	formAction  = regexp.MustCompile(`<form id="steps" method="post" action="([^"]+)"`)
-	countOn     = regexp.MustCompile(`<a href="([^"]+)">Count on</a>`)
+	countOn     = regexp.MustCompile(`<a href="([^"]+)">Continue counting</a>`)
 )
 
 // form returns what the form of a page would send, and where to.
@@ -149,11 +149,11 @@ func TestAFilterHoldsFromThePageToTheEnd(t *testing.T) {
 		})
 	}
 	r := s.get(webhookPath(w) + "?trigger=4XX")
-	is.True(r.has("Shown are events that failed with 4xx."))
+	is.True(r.has("Showing events that failed with 4xx."))
 	link := regexp.MustCompile(`href="([^"]+)">Delete these`).FindStringSubmatch(r.body)
 	at := resolve(s, webhookPath(w), link[1])
 	r = s.get(at)
-	is.True(r.has("those that failed with 4xx"))
+	is.True(r.has("Events of <strong><bdi>orders</bdi></strong> that failed with 4xx."))
 	is.True(r.has("Delete 3 events"))
 	leave := regexp.MustCompile(`id="leave" href="([^"]+)"`).FindStringSubmatch(r.body)
 	is.Equal(resolve(s, at, leave[1]), webhookPath(w)+"?trigger=4xx") // and leaving keeps it
@@ -161,7 +161,7 @@ func TestAFilterHoldsFromThePageToTheEnd(t *testing.T) {
 	is.Equal(form.Get("trigger"), "4xx")
 	s.post(target, form)
 	is.Equal(s.held(w), 3)
-	is.Equal(s.get(webhookPath(w)+"?trigger=4xx").has("No diverted event is like this."), true)
+	is.Equal(s.get(webhookPath(w)+"?trigger=4xx").has("No diverted events match."), true)
 }
 
 // A page and the links on it select the same, however fine a bound is.
@@ -294,7 +294,7 @@ func TestWhatASuspendedWebhookHoldsIsDiverted(t *testing.T) {
 		is.NoErr(err)
 	}
 	r := s.get(webhookPath(w.Key()))
-	is.True(r.has("3 deliveries wait"))
+	is.True(r.has("3 deliveries are waiting"))
 	is.True(r.has("Divert pending"))
 	r = s.get(webhookPath(w.Key()) + "/pending")
 	is.Equal(strings.Count(r.body, "when active"), 3)
@@ -316,7 +316,7 @@ func TestAStoreNeedNoMoreThanBeOne(t *testing.T) {
 	for _, target := range []string{webhooksPath(tenant), webhookPath(w.Key()), webhookPath(w.Key()) + "/pending", eventPath(e.Key)} {
 		r := s.get(target)
 		is.Equal(r.StatusCode, 200)
-		for _, absent := range []string{"Resend all", "Delete all", "Expunge", "Failed, 24 h</dt>"} {
+		for _, absent := range []string{"Resend all", "Delete all", "Expunge", "Failure rate, 24 h</dt>"} {
 			is.True(!r.has(absent))
 		}
 	}

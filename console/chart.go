@@ -226,7 +226,7 @@ func (ch *chart) words(span string) string {
 	words := fmt.Sprintf("%s diverted in the last %s", plural(ch.Total, "event", "events"), span)
 	var parts []string
 	for _, s := range ch.Series {
-		parts = append(parts, count(s.Count)+" by "+string(s.Trigger))
+		parts = append(parts, count(s.Count)+" with "+string(s.Trigger))
 	}
 	return words + ": " + join(parts, " and ") + "."
 }

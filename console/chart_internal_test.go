@@ -58,7 +58,7 @@ func TestChartTellsTriggersApart(t *testing.T) {
 		names = append(names, string(s.Trigger)+" "+strconv.Itoa(s.Count))
 	}
 	is.Equal(names, []string{"503 150", "timeout 9", "404 8", "429 7", "500 6", "other 9"})
-	is.Equal(ch.Words, "189 events diverted in the last 24 hours: 150 by 503, 9 by timeout, 8 by 404, 7 by 429, 6 by 500 and 9 by other.")
+	is.Equal(ch.Words, "189 events diverted in the last 24 hours: 150 with 503, 9 with timeout, 8 with 404, 7 with 429, 6 with 500 and 9 with other.")
 	is.True(strings.HasSuffix(ch.Series[0].Link, "?trigger=503#diverted"))
 	is.Equal(ch.Series[5].Link, "")
 
@@ -88,8 +88,7 @@ func TestChartsScaleHoldsItsHighestBar(t *testing.T) {
 func TestScheduleDrawsEveryAttempt(t *testing.T) {
 	is := is.New(t)
 	s := newSchedule(diverted.RetryStrategy{})
-	is.Equal(s.Words, "retries at +60 s, +120 s, +240 s")
-	is.Equal(s.All, "7 min")
+	is.Equal(s.Words, "When deliveries are attempted: attempt 1 at once, 2 after 1 min, 3 after 3 min and 4 after 7 min")
 	var attempts, waits []string
 	for _, a := range s.Attempts {
 		attempts = append(attempts, a.Name+" "+a.At)

@@ -143,9 +143,9 @@ func (c *call) attemptRow(f diverted.Failure) attemptRow {
 func sentHeaders(endpoint diverted.Endpoint, e diverted.DivertedEvent, now time.Time) []header {
 	headers := []header{
 		{"Content-Type", "application/json", ""},
-		{"User-Agent", "as the dispatcher is set up", "told"},
+		{"User-Agent", "set by the dispatcher", "told"},
 		{"webhook-id", e.Event.String(), ""},
-		{"webhook-timestamp", "the second in which an attempt begins", "told"},
+		{"webhook-timestamp", "time of each attempt (Unix seconds)", "told"},
 	}
 	if endpoint.HMACEnabled {
 		signatures := []string{"v1," + diverted.Mask}
@@ -227,15 +227,17 @@ type confirmView struct {
 	frame
 	Action, Back         string
 	Question, What, Does string
+	// Type is the event's; empty: the caller may not know.
+	Type string
 }
 
 func (c *call) confirmDelete() (answer, error) {
-	return c.confirm("delete", "Delete this event?", "It is forgotten for good: its record, its attempts and its body. The receiver never gets it.", "Delete the event")
+	return c.confirm("delete", "Delete this event?", "This permanently deletes its record, attempts and body. The receiver will never get it.", "Delete the event")
 }
 
 func (c *call) confirmExpunge() (answer, error) {
 	return c.confirm("expunge", "Expunge the body of this event?",
-		"Its body and the excerpts of answers to it are forgotten for good, for the sake of privacy. The record stays: that there was such an event, and how it failed. It can be deleted then, but not sent again.",
+		"This permanently removes its body, and the excerpts of what the receiver answered. The record stays: that the event existed, and how it failed. It can then be deleted, but not resent.",
 		"Expunge the body")
 }
 
@@ -255,7 +257,7 @@ func (c *call) confirm(action, question, what, does string) (answer, error) {
 		v.Back = v.Crumbs[n-1].Link
 	}
 	if c.may(httpapi.DivertedRead) {
-		v.What = e.EventType + ". " + v.What
+		v.Type = e.EventType
 	}
 	return render("confirm", v), nil
 }

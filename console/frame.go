@@ -37,10 +37,10 @@ type notice struct {
 
 // notices are what a page can be asked to say after something was done. An address names one, and so can say nothing else.
 var notices = map[string]notice{
-	"resent":        {"good", "The event is on its way again", "It is attempted as soon as its turn comes, with a fresh budget of attempts. If it fails again, it comes back here."},
+	"resent":        {"good", "The event is on its way again", "It is attempted when its turn comes, with a fresh retry budget. If it fails again, it comes back here."},
 	"handed":        {"good", "The event was handed to the service's own delivery", "It is no longer kept here. If the service sets it aside again, it comes back."},
 	"deleted":       {"good", "The event was deleted", ""},
-	"expunged":      {"good", "The body was expunged", "What is left is the record that there was such an event, and how it failed."},
+	"expunged":      {"good", "The body was expunged", "Only the record is left: that the event existed, and how it failed."},
 	"unsuspended":   {"good", "The webhook is active again", "Its pending deliveries are attempted in the order in which they were accepted, slowly at first."},
 	"stilldisabled": {"warn", "The suspension has ended", "The webhook is still disabled: nothing is attempted until it is enabled."},
 }

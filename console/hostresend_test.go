@@ -95,7 +95,7 @@ func TestAHostIsHandedManyEvents(t *testing.T) {
 	r = s.follow(resolve(s, target, r.Header.Get("Location")))
 	is.Equal(r.StatusCode, 200)
 	is.True(r.has("1 event was handed to the service&#39;s own delivery."))
-	is.True(!r.has("To the webhook")) // which has no page any more
+	is.True(!r.has("Back to the webhook")) // which has no page any more
 }
 
 func TestAHostsRefusalKeepsTheEvent(t *testing.T) {
@@ -111,7 +111,7 @@ func TestAHostsRefusalKeepsTheEvent(t *testing.T) {
 		{diverted.ErrNotFound, 502, "The event could not be resent"}, // the host's own, not the event's
 		{diverted.ErrSuspended, 409, "The webhook is suspended"},
 		{diverted.ErrDisabled, 409, "The webhook is disabled"},
-		{diverted.ErrWebhookUnknown, 409, "The webhook is not known here"},
+		{diverted.ErrWebhookUnknown, 409, "The webhook is not registered here"},
 	} {
 		is := is.New(t)
 		h.refuses = func(diverted.DivertedEvent) error { return c.err }

@@ -70,7 +70,7 @@ func TestSecretsAreOnNoPage(t *testing.T) {
 	is.True(r.has("<dt>Authorization</dt><dd class=\"masked\">***</dd>"))
 	is.True(r.has("<dt>webhook-signature</dt><dd class=\"masked\">v1,***</dd>"))
 	is.True(r.has("https://receiver.example/hook?key=***"))
-	is.True(s.get(webhookPath(w.Key())).has("a notice goes to https://alerts.example."))
+	is.True(s.get(webhookPath(w.Key())).has("a notice is sent to https://alerts.example."))
 }
 
 func TestEventShowsItsAttempts(t *testing.T) {
@@ -105,7 +105,7 @@ func TestEventShowsItsAttempts(t *testing.T) {
 
 		r := s.get(eventPath(e.Key))
 		for _, text := range []string{
-			"Attempt 1", "took 87 ms", "asked to wait 2 min", "back at four", "Begun again",
+			"Attempt 1", "took 87 ms", "asked to wait 2 min", "back at four", "Restarted",
 			"Attempt 2", "2 min 15 s later", "took 15 s", "Failed with timeout (no complete answer)",
 			`<span class="key">&#34;locator&#34;</span>`, e.Event.String(), e.RequestLocator.String(),
 		} {
@@ -242,7 +242,7 @@ func TestListsGoOn(t *testing.T) {
 	is.Equal(seen, 60)
 	is.True(s.get(webhooksPath(tenant) + "?name=webhook+7.").has("webhook 7."))
 	is.True(!s.get(webhooksPath(tenant) + "?name=webhook+7.").has("webhook 8."))
-	is.True(s.get(webhooksPath(tenant) + "?state=suspended").has("No webhook is like this."))
+	is.True(s.get(webhooksPath(tenant) + "?state=suspended").has("No webhooks match."))
 
 	w := diverted.WebhookKey{Tenant: tenant, Webhook: locator(1)}
 	s.many(w, 120)
@@ -303,7 +303,7 @@ func TestAWebhookThatTheStoreDoesNotKnow(t *testing.T) {
 	e := s.divert(key, 3)
 	r := s.get(webhookPath(key))
 	is.Equal(r.StatusCode, 200)
-	is.True(r.has("its host delivers by itself"))
+	is.True(r.has("its host delivers events itself"))
 	is.True(r.has(e.Event.String()))
 	is.True(!r.has("Resend all"))
 	is.True(s.get(eventPath(e.Key)).has("It cannot be resent from here: its webhook is not registered here."))
@@ -332,7 +332,7 @@ func TestAGreatBodyMakesASmallPage(t *testing.T) {
 		r := s.get(eventPath(e.Key))
 		is.Equal(r.StatusCode, 200)
 		is.True(len(r.body) < 2<<20)
-		is.True(r.has("This is its beginning."))
+		is.True(r.has("Only the beginning is shown."))
 		is.Equal(s.get(eventPath(e.Key)+"/body").body, string(body))
 	}
 }

@@ -31,7 +31,7 @@ func (c *call) readQuery() error {
 	given, err := url.ParseQuery(c.r.URL.RawQuery)
 	if c.r.Method == http.MethodPost && err == nil {
 		if len(given) > 0 {
-			f.add("query", "must be empty: what changes something reads its form alone")
+			f.add("query", "must be empty: a change is read from its form alone")
 		}
 		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
 		err = c.r.ParseForm()

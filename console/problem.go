@@ -45,33 +45,33 @@ type problem struct {
 // problems is the one table from errors to pages: the first entry whose error matches is shown. Anything that is
 // not here is unforeseen.
 var problems = []problem{
-	{err: errNoPage, status: 404, title: "There is no such page"},
-	{err: errMethod, status: 405, title: "This page cannot be asked for in this way"},
-	{err: errParameter, status: 400, title: "The request has a mistake", faults: true},
+	{err: errNoPage, status: 404, title: "Page not found"},
+	{err: errMethod, status: 405, title: "Method not allowed"},
+	{err: errParameter, status: 400, title: "Invalid request", faults: true},
 	{err: errTooLarge, status: 413, title: "The form is too large", detail: "Nothing was changed. The console's own forms are far smaller."},
-	{err: errCrossOrigin, status: 403, title: "Another site asked for this", detail: "Nothing was changed. If you did want it, do it from the console's own page."},
-	{err: httpapi.ErrUnauthenticated, status: 401, title: "Who are you?", detail: "The request has no good credentials. Sign in, and open the page again."},
-	{err: httpapi.ErrForbidden, status: 403, title: "You may not see this", detail: "Your credentials are good, but they do not permit this page in this tenant."},
-	{err: errTooOften, status: 429, title: "That was a moment ago", detail: "A ping is a request to somebody else's server. Wait a few seconds.", retryAfter: 5},
+	{err: errCrossOrigin, status: 403, title: "This came from another site", detail: "Nothing was changed. If you meant to do it, do it from the console's own pages."},
+	{err: httpapi.ErrUnauthenticated, status: 401, title: "Not signed in", detail: "The request has no valid credentials. Sign in, then open the page again."},
+	{err: httpapi.ErrForbidden, status: 403, title: "Not permitted", detail: "You do not have permission for this in this tenant."},
+	{err: errTooOften, status: 429, title: "Too soon: pinged a few seconds ago", detail: "A ping is a request to someone else's server. Wait a few seconds, then try again.", retryAfter: 5},
 
-	{err: diverted.ErrInvalid, status: 400, title: "The request has a mistake", faults: true},
-	{err: diverted.ErrNotFound, status: 404, title: "There is nothing here", detail: "It does not exist in this tenant. It may have been delivered, resent or deleted a moment ago."},
-	{err: diverted.ErrWebhookUnknown, status: 409, title: "The webhook is not known here", detail: "The event stays diverted, since there is no webhook to send it to."},
+	{err: diverted.ErrInvalid, status: 400, title: "Invalid request", faults: true},
+	{err: diverted.ErrNotFound, status: 404, title: "Not found", detail: "It does not exist in this tenant. It may have been delivered, resent or deleted a moment ago."},
+	{err: diverted.ErrWebhookUnknown, status: 409, title: "The webhook is not registered here", detail: "The event stays diverted: there is no webhook to send it to."},
 	{err: diverted.ErrDisabled, status: 409, title: "The webhook is disabled", detail: "Nothing was changed. Enable it first."},
 	{err: diverted.ErrSuspended, status: 409, title: "The webhook is suspended", detail: "Nothing was changed. Unsuspend it first."},
-	{err: diverted.ErrExpunged, status: 409, title: "The body of this event was expunged", detail: "Nothing was changed. What has no body can be deleted, but not sent again."},
-	{err: diverted.ErrConflict, status: 409, title: "Things have changed meanwhile", detail: "Nothing was changed. Look at the webhook again: it may not be in the state that this needs."},
+	{err: diverted.ErrExpunged, status: 409, title: "The body of this event was expunged", detail: "Nothing was changed. An event without a body can be deleted, but not resent."},
+	{err: diverted.ErrConflict, status: 409, title: "Something changed in the meantime", detail: "Nothing was changed. Check the webhook: it may not be in the state that this needs."},
 
 	{err: hostresend.ErrFailed, status: 502, title: "The event could not be resent", detail: "The service's own delivery did not take it. It stays diverted. The service's log says why."},
 
 	{err: diverted.ErrLocked, status: 503, title: "The store is busy", detail: "Try again in a moment.", retryAfter: 1},
 	{err: diverted.ErrClosed, status: 503, title: "The service is stopping", detail: "Try again in a moment.", retryAfter: 1},
 	{err: context.DeadlineExceeded, status: 503, title: "The store took too long", detail: "Try again in a moment.", retryAfter: 1},
-	{err: context.Canceled, status: 503, title: "The request was given up", detail: "Try again in a moment.", retryAfter: 1},
+	{err: context.Canceled, status: 503, title: "The request was cancelled", detail: "Try again in a moment.", retryAfter: 1},
 }
 
 // unforeseen shows everything else.
-var unforeseen = problem{status: 500, title: "Something went wrong", detail: "The service's log says what."}
+var unforeseen = problem{status: 500, title: "Something went wrong", detail: "The service's log has the details."}
 
 // problemOf returns the entry for an error.
 func problemOf(err error) problem {

@@ -10,10 +10,10 @@ import (
 // schedule draws when a delivery is attempted: a dot for each attempt, and between two an arc that is the higher the
 // longer the wait.
 type schedule struct {
-	// Words are those of [diverted.RetryStrategy.String], All is how long it takes.
-	Words, All string
-	Attempts   []attemptDot
-	Waits      []waitBar
+	// Words say it all in a sentence, for those who cannot see it.
+	Words    string
+	Attempts []attemptDot
+	Waits    []waitBar
 }
 
 // attemptDot is an attempt of the schedule. X is a share of the width.
@@ -40,7 +40,7 @@ const (
 // newSchedule draws the retries of a strategy.
 func newSchedule(r diverted.RetryStrategy) *schedule {
 	waits := r.Schedule()
-	s := &schedule{Words: r.String()}
+	s := &schedule{}
 	n := len(waits) + 1
 	longest := waits[len(waits)-1]
 	var at time.Duration
@@ -60,6 +60,10 @@ func newSchedule(r diverted.RetryStrategy) *schedule {
 		})
 		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: span(at), Class: class(i + 1), Last: i == len(waits)-1})
 	}
-	s.All = span(at)
+	words := []string{"attempt 1 at once"}
+	for _, a := range s.Attempts[1:] {
+		words = append(words, a.Name+" after "+a.At)
+	}
+	s.Words = "When deliveries are attempted: " + join(words, " and ")
 	return s
 }

@@ -174,7 +174,7 @@ func (c *call) webhookPage(filter diverted.DivertedFilter, after ulid.ULID, hour
 		if handling.Retry != nil {
 			v.Schedule = newSchedule(*handling.Retry)
 		}
-		v.Facts = factsOf(w)
+		v.Facts = factsOf(w, c.now)
 	}
 	if n != nil {
 		v.Why = why(n.Stats)
@@ -325,24 +325,30 @@ func (c *call) held(w diverted.Webhook, known bool) string {
 }
 
 // factsOf says the rest of what there is to know of a webhook.
-func factsOf(w diverted.Webhook) []fact {
+func factsOf(w diverted.Webhook, now time.Time) []fact {
 	facts := []fact{{"Event types", strings.Join(w.EventTypes, ", ")}}
 	signed := "no"
 	if w.Endpoint.HMACEnabled {
 		signed = "yes (HMAC)"
-		if n := len(w.Endpoint.OldSecrets); n > 0 {
-			signed = "yes (HMAC), by " + plural(n+1, "secret", "secrets") + " while one is replaced"
+		n := 1
+		for _, old := range w.Endpoint.OldSecrets {
+			if old.Until.After(now) {
+				n++
+			}
+		}
+		if n > 1 {
+			signed = "yes (HMAC), with " + count(n) + " secrets during rotation"
 		}
 	}
 	facts = append(facts, fact{"Signed", signed})
 	if n := len(w.Endpoint.Headers); n > 0 {
-		facts = append(facts, fact{"Headers of its own", count(n)})
+		facts = append(facts, fact{"Custom headers", count(n)})
 	}
 	if w.Endpoint.InsecureTLS {
-		facts = append(facts, fact{"Certificate", "not verified"})
+		facts = append(facts, fact{"TLS certificate", "not verified"})
 	}
 	if w.MaxPerSecond > 0 {
-		facts = append(facts, fact{"At most", plural(w.MaxPerSecond, "attempt", "attempts") + " a second"})
+		facts = append(facts, fact{"Rate limit", plural(w.MaxPerSecond, "attempt", "attempts") + " a second"})
 	}
 	if w.Endpoint.Tag != "" {
 		facts = append(facts, fact{"Tag", visible(w.Endpoint.Tag)})
@@ -392,11 +398,15 @@ func (c *call) ping() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	done := notice{Kind: "good", Title: "The ping was delivered", Detail: "The receiver answered with a success."}
+	done := notice{Kind: "good", Title: "The ping was delivered", Detail: "The receiver answered with a success status."}
 	if f := result.Failure; f != nil {
 		done = notice{Kind: "bad", Title: "The ping failed with " + string(f.Trigger), Detail: visible(f.Message)}
 		if f.Duration > 0 {
-			done.Detail += " (after " + span(f.Duration) + ")"
+			took := "after "
+			if f.Duration < time.Millisecond {
+				took = "in "
+			}
+			done.Detail += " (" + took + span(f.Duration) + ")"
 		}
 	}
 	if !c.may(httpapi.WebhooksRead) {

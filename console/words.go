@@ -1,7 +1,6 @@
 package console
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -58,7 +57,7 @@ func span(d time.Duration) string {
 	}
 	switch {
 	case d < time.Millisecond:
-		return "under 1 ms"
+		return "less than 1 ms"
 	case d < time.Second:
 		return strconv.Itoa(int(d/time.Millisecond)) + " ms"
 	case d < time.Minute:
@@ -141,7 +140,7 @@ func meaning(t diverted.Trigger) string {
 	case diverted.Trigger4xx:
 		return "refused by the receiver"
 	case diverted.Trigger5xx:
-		return "faults of the receiver"
+		return "errors of the receiver"
 	}
 	status, _ := strconv.Atoi(string(t))
 	return http.StatusText(status)
@@ -175,60 +174,63 @@ func shownURL(raw string) string {
 	return visible(base + "?" + strings.Join(pairs, "&"))
 }
 
-// handlingWords says what becomes of failures, in sentences.
+// handlingWords says how failures are handled, in sentences.
 func handlingWords(h diverted.FailureHandling) []string {
 	all := h.Matches(diverted.TriggerTimeout)
 	for _, class := range []diverted.Trigger{"3xx", "4xx", "5xx"} {
 		all = all && h.Matches(class)
 	}
-	what := "Every failure"
-	var words []string
-	if !all {
-		what = "A failure with " + list(h.Triggers)
-	}
-	if h.Retry == nil {
-		words = append(words, what+" counts at once: there are no retries.")
-	} else {
-		schedule := h.Retry.Schedule()
-		var sum time.Duration
-		for _, wait := range schedule {
-			sum += wait
-		}
-		growth := "at growing intervals from " + span(schedule[0])
-		if h.Retry.Type == diverted.Linear || len(schedule) == 1 {
-			growth = "after " + span(schedule[0])
-			if len(schedule) > 1 {
-				growth = "every " + span(schedule[0])
-			}
-		}
-		words = append(words, fmt.Sprintf("%s is retried %s, %s, %s in all.", what, plural(len(schedule), "time", "times"), growth, span(sum)))
-	}
 	var then []string
-	if h.Divert {
-		then = append(then, "the event is diverted: set aside until somebody resends or deletes it")
+	switch {
+	case h.Divert:
+		then = append(then, "the event is diverted (set aside until someone resends or deletes it)")
+	case h.Suspend:
+		then = append(then, "the event stays pending")
+	default:
+		then = append(then, "the event is dropped")
 	}
 	if h.Suspend {
-		if h.Divert {
-			then = append(then, "the webhook is suspended")
-		} else {
-			then = append(then, "the webhook is suspended, and holds the event")
-		}
+		then = append(then, "the webhook is suspended")
 	}
 	if h.Alert != nil {
-		then = append(then, "a notice goes to "+origin(h.Alert.URL))
+		then = append(then, "a notice is sent to "+origin(h.Alert.URL))
 	}
-	when := "When that is spent, "
-	if h.Retry == nil {
-		when = "Then "
+	if h.Retry == nil && len(then) == 1 && !h.Divert {
+		return []string{"Every failed event is dropped, without retries."}
 	}
-	if !h.Divert && !h.Suspend {
-		then = append([]string{"the event is dropped"}, then...)
-	}
-	words = append(words, when+sentence(then)+".")
+	what, first := "Failed deliveries", "the first failure"
 	if !all {
-		words = append(words, "Any other failure drops the event.")
+		triggers := list(h.Triggers)
+		what, first = "Deliveries that fail with "+triggers, "a failure with "+triggers
+	}
+	var words []string
+	if h.Retry != nil {
+		words = append(words, what+" are retried "+retryWords(h.Retry.Schedule())+".", "When the retries are used up, "+join(then, " and ")+".")
+	} else {
+		words = append(words, "There are no retries. After "+first+" "+join(then, " and ")+".")
+	}
+	if !all {
+		words = append(words, "Events that fail in any other way are dropped.")
 	}
 	return words
+}
+
+// retryWords says how often and when deliveries are retried: 3 times over 7 min, at growing intervals starting at 1 min.
+func retryWords(schedule []time.Duration) string {
+	n := len(schedule)
+	first := span(schedule[0])
+	if n == 1 {
+		return "once, after " + first
+	}
+	var sum time.Duration
+	for _, wait := range schedule {
+		sum += wait
+	}
+	growth := "at growing intervals starting at " + first
+	if schedule[n-1] == schedule[0] {
+		growth = "every " + first
+	}
+	return count(n) + " times over " + span(sum) + ", " + growth
 }
 
 // origin is the scheme, host and port of a URL.
@@ -242,14 +244,6 @@ func list(triggers []diverted.Trigger) string {
 	return join(names, " or ")
 }
 
-// sentence joins clauses: a; b; and c.
-func sentence(clauses []string) string {
-	if len(clauses) == 1 {
-		return clauses[0]
-	}
-	return strings.Join(clauses[:len(clauses)-1], "; ") + "; and " + clauses[len(clauses)-1]
-}
-
 func join(words []string, last string) string {
 	if len(words) < 2 {
 		return strings.Join(words, "")
@@ -257,23 +251,26 @@ func join(words []string, last string) string {
 	return strings.Join(words[:len(words)-1], ", ") + last + words[len(words)-1]
 }
 
-// filterWords says what a filter selects: "that failed with 503, of the type order.paid".
+// filterWords says what a filter selects: "with type order.paid that failed with 503".
 func filterWords(f diverted.DivertedFilter) string {
-	var words []string
-	if f.Trigger != "" {
-		words = append(words, "that failed with "+string(f.Trigger))
-	}
+	var words, that []string
 	if f.EventType != "" {
-		words = append(words, "of the type "+f.EventType)
+		words = append(words, "with type "+f.EventType)
+	}
+	if f.Trigger != "" {
+		that = append(that, "failed with "+string(f.Trigger))
 	}
 	exact := func(t time.Time) string { return moment{Time: t}.Exact() }
 	switch {
 	case !f.Since.IsZero() && !f.Until.IsZero():
-		words = append(words, "diverted from "+exact(f.Since)+" to "+exact(f.Until))
+		that = append(that, "were diverted between "+exact(f.Since)+" and "+exact(f.Until))
 	case !f.Since.IsZero():
-		words = append(words, "diverted since "+exact(f.Since))
+		that = append(that, "were diverted since "+exact(f.Since))
 	case !f.Until.IsZero():
-		words = append(words, "diverted before "+exact(f.Until))
+		that = append(that, "were diverted before "+exact(f.Until))
 	}
-	return strings.Join(words, ", ")
+	if len(that) > 0 {
+		words = append(words, "that "+join(that, " and "))
+	}
+	return strings.Join(words, " ")
 }

@@ -16,7 +16,7 @@ func TestNumbersAndTimesAreForPeople(t *testing.T) {
 		{percent(0, 0), "–"}, {percent(0, 9), "0 %"}, {percent(9, 9), "100 %"}, {percent(1, 100_000), "< 0.1 %"},
 		{percent(99_999, 100_000), "> 99 %"}, {percent(1, 15), "6.7 %"}, {percent(2, 3), "67 %"},
 		{about(1500 * time.Millisecond), "1 s"}, {about(90 * time.Minute), "1 h"}, {about(50 * time.Hour), "2 days"},
-		{span(0), "under 1 ms"}, {span(87 * time.Millisecond), "87 ms"}, {span(4230 * time.Millisecond), "4.2 s"}, {span(15 * time.Second), "15 s"},
+		{span(0), "less than 1 ms"}, {span(87 * time.Millisecond), "87 ms"}, {span(4230 * time.Millisecond), "4.2 s"}, {span(15 * time.Second), "15 s"},
 		{span(512 * time.Second), "8 min 32 s"}, {span(time.Minute), "1 min"}, {span(17*time.Hour + 3*time.Minute), "17 h 3 min"}, {span(34 * time.Hour), "1 day 10 h"},
 		{size(1), "1 byte"}, {size(9_600), "9.4 KiB"}, {size(16 << 20), "16.0 MiB"},
 		{meaning("503"), "Service Unavailable"}, {meaning("timeout"), "no complete answer"}, {meaning("599"), ""}, {meaning(otherTriggers), ""},
@@ -49,25 +49,30 @@ func TestFailureHandlingInWords(t *testing.T) {
 		want     []string
 	}{
 		{"default", diverted.DefaultFailureHandling(), []string{
-			"Every failure is retried 10 times, at growing intervals from 1 min, 17 h 3 min in all.",
-			"When that is spent, the event is diverted: set aside until somebody resends or deletes it.",
+			"Failed deliveries are retried 10 times over 17 h 3 min, at growing intervals starting at 1 min.",
+			"When the retries are used up, the event is diverted (set aside until someone resends or deletes it).",
 		}},
-		{"nothing", diverted.FailureHandling{}.WithDefaults(), []string{
-			"Every failure counts at once: there are no retries.",
-			"Then the event is dropped.",
+		{"nothing", diverted.FailureHandling{}.WithDefaults(), []string{"Every failed event is dropped, without retries."}},
+		{"nothing, for one trigger", diverted.FailureHandling{Triggers: []diverted.Trigger{"503"}}.WithDefaults(), []string{"Every failed event is dropped, without retries."}},
+		{"nothing but an alert", diverted.FailureHandling{Triggers: []diverted.Trigger{"503"}, Alert: &diverted.Endpoint{URL: "https://alerts.example/in"}}.WithDefaults(), []string{
+			"There are no retries. After a failure with 503 the event is dropped and a notice is sent to https://alerts.example.",
+			"Events that fail in any other way are dropped.",
+		}},
+		{"no retries", diverted.FailureHandling{Divert: true, Suspend: true}.WithDefaults(), []string{
+			"There are no retries. After the first failure the event is diverted (set aside until someone resends or deletes it) and the webhook is suspended.",
 		}},
 		{"all of it", diverted.FailureHandling{
 			Triggers: []diverted.Trigger{"5xx", "timeout"}, Divert: true, Suspend: true,
 			Retry: &diverted.RetryStrategy{Attempts: 3, Interval: 30 * time.Second, Type: diverted.Linear},
 			Alert: &diverted.Endpoint{URL: "https://alerts.example/in?key=secret"},
 		}.WithDefaults(), []string{
-			"A failure with 5xx or timeout is retried 3 times, every 30 s, 1 min 30 s in all.",
-			"When that is spent, the event is diverted: set aside until somebody resends or deletes it; the webhook is suspended; and a notice goes to https://alerts.example.",
-			"Any other failure drops the event.",
+			"Deliveries that fail with 5xx or timeout are retried 3 times over 1 min 30 s, every 30 s.",
+			"When the retries are used up, the event is diverted (set aside until someone resends or deletes it), the webhook is suspended and a notice is sent to https://alerts.example.",
+			"Events that fail in any other way are dropped.",
 		}},
 		{"held", diverted.FailureHandling{Suspend: true, Retry: &diverted.RetryStrategy{Attempts: 1}}.WithDefaults(), []string{
-			"Every failure is retried 1 time, after 1 min, 1 min in all.",
-			"When that is spent, the webhook is suspended, and holds the event.",
+			"Failed deliveries are retried once, after 1 min.",
+			"When the retries are used up, the event stays pending and the webhook is suspended.",
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) { is.New(t).Equal(handlingWords(c.handling), c.want) })
@@ -94,5 +99,27 @@ func TestFilterInWords(t *testing.T) {
 	at := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	is.Equal(filterWords(diverted.DivertedFilter{}), "")
 	is.Equal(filterWords(diverted.DivertedFilter{Trigger: "5xx", EventType: "order.paid", Since: at}),
-		"that failed with 5xx, of the type order.paid, diverted since 2026-11-23 03:00:00 UTC")
+		"with type order.paid that failed with 5xx and were diverted since 2026-11-23 03:00:00 UTC")
+	is.Equal(filterWords(diverted.DivertedFilter{EventType: "order.paid"}), "with type order.paid")
+	is.Equal(filterWords(diverted.DivertedFilter{Since: at, Until: at.Add(time.Hour)}), "that were diverted between 2026-11-23 03:00:00 UTC and 2026-11-23 04:00:00 UTC")
+}
+
+func TestFactsTellOfARotationWhileItGoesOn(t *testing.T) {
+	is := is.New(t)
+	now := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+	signed := func(until ...time.Time) string {
+		w := diverted.Webhook{Endpoint: diverted.Endpoint{HMACEnabled: true}}
+		for _, u := range until {
+			w.Endpoint.OldSecrets = append(w.Endpoint.OldSecrets, diverted.OldSecret{Until: u})
+		}
+		for _, f := range factsOf(w, now) {
+			if f.Name == "Signed" {
+				return f.Value
+			}
+		}
+		return ""
+	}
+	is.Equal(signed(), "yes (HMAC)")
+	is.Equal(signed(now.Add(time.Hour)), "yes (HMAC), with 2 secrets during rotation")
+	is.Equal(signed(now.Add(-time.Hour)), "yes (HMAC)") // it is over
 }

@@ -58,7 +58,7 @@
       button.textContent = does + " " + number.format(total) + (total === 1 ? " event" : " events");
       status.textContent = "";
     } catch (problem) {
-      status.textContent = sentence(problem.message) + " What was counted so far is above.";
+      status.textContent = sentence(problem.message) + " The number above is what was counted so far.";
     }
     button.disabled = false;
   }
@@ -122,12 +122,12 @@
         }
         if (stopped) break;
       }
-      status.textContent = "Stopped. What is done is done; the rest is as it was.";
+      status.textContent = "Stopped. What is done stays done; the rest is unchanged.";
     } catch (problem) {
-      status.textContent = sentence(problem.message) + " What is done is done; the step that failed can be repeated.";
+      status.textContent = sentence(problem.message) + " What is done stays done; the failed step can be repeated.";
     }
     stop.remove();
-    button.textContent = "Go on";
+    button.textContent = "Continue";
     button.hidden = false;
     if (leave) leave.hidden = false;
     button.focus();

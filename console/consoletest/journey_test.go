@@ -36,8 +36,8 @@ func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
 	is.True(!strings.Contains(b.text(), "warehouse"))
 	b.follow("billing")
 	b.sees("Nothing is attempted.", "All 4,500 diverted events failed with 503 (Service Unavailable).",
-		"Every failure is retried 10 times, at growing intervals from 1 min, 17 h 3 min in all.",
-		"retries at +60 s, +120 s", "down for maintenance")
+		"Failed deliveries are retried 10 times over 17 h 3 min, at growing intervals starting at 1 min.",
+		"+1 min", "+8 h 32 min", "down for maintenance")
 	is.True(!strings.Contains(b.text(), "Resend all")) // it would be refused
 
 	// The customer says that the receiver is back. Is it?
@@ -61,7 +61,7 @@ func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
 
 	// Then all of them, with a look at how many that is.
 	b.follow("Resend all")
-	b.sees("Of billing, all of them", "4,499 events would be resent")
+	b.sees("All diverted events of billing.", "4,499 events would be resent")
 	is.Equal(len(s.counts()), 2) // the ping and the first: counting sends nothing
 	ask[chromedp.Void](b, `
 		sessionStorage.seen = "[]";
@@ -79,7 +79,7 @@ func TestOperatorFindsAFailingWebhookAndSendsEverythingAgain(t *testing.T) {
 	}
 	is.Equal(positions[len(positions)-1], 1.0)
 
-	b.follow("To the webhook")
+	b.follow("Back to the webhook")
 	b.sees("Nothing is diverted.")
 	b.until(func() bool { return len(s.counts()) == many+1 })
 	for id, n := range s.counts() {
@@ -106,10 +106,10 @@ func TestOperatorGoesOnAfterAStepThatFailed(t *testing.T) {
 	b.follow("Resend all")
 	is.NoErr(s.store.Suspend(t.Context(), billing.Key())) // by somebody else, or by itself
 	b.do(chromedp.Click(chromedp.CSS("#steps button")))
-	b.until(func() bool { return strings.Contains(b.text(), "Go on") })
-	b.sees("The webhook is suspended. Nothing was changed. Unsuspend it first. What is done is done")
+	b.until(func() bool { return strings.Contains(b.text(), "Continue") })
+	b.sees("The webhook is suspended. Nothing was changed. Unsuspend it first. What is done stays done")
 	is.NoErr(s.store.Unsuspend(t.Context(), billing.Key()))
-	b.follow("Go on")
+	b.follow("Continue")
 	b.sees("2,300 events are on their way again.")
 	b.until(func() bool { return len(s.counts()) == many })
 	b.quiet("the server responded with a status of 409") // which was shown
@@ -127,8 +127,8 @@ func TestOperatorWithoutJavaScriptDeletesInSteps(t *testing.T) {
 	call(b, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	b.open(s.webhookAddress(billing))
 	b.follow("Delete all")
-	b.sees("10,000 or more events would be deleted", "Count on")
-	b.follow("Count on")
+	b.sees("10,000 or more events would be deleted", "Continue counting")
+	b.follow("Continue counting")
 	b.sees("10,050 events would be deleted")
 	b.follow("Delete 10,050 events")
 	b.sees("10,000 of 10,050 deleted", "Next step")
@@ -140,8 +140,8 @@ func TestOperatorWithoutJavaScriptDeletesInSteps(t *testing.T) {
 	b.followTo(s.webhookAddress(billing), address)
 	b.sees("10,000 of 10,050 deleted", "Next step")
 	b.follow("Next step")
-	b.sees("10,050 events are deleted.")
-	b.follow("To the webhook")
+	b.sees("10,050 events were deleted.")
+	b.follow("Back to the webhook")
 	b.sees("Nothing is diverted.")
 	stats, err := s.history.Stats(t.Context(), diverted.StatsQuery{Tenant: billing.Tenant, Webhook: billing.Locator})
 	is.NoErr(err)
