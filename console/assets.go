@@ -23,7 +23,7 @@ var templates = parseTemplates()
 
 func parseTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(template.FuncMap{
-		"count": count, "span": span, "size": size, "meaning": meaning, "plural": plural,
+		"count": count, "span": span, "size": size, "meaning": meaning, "plural": plural, "pieces": pieces, "named": named,
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	pages := map[string]*template.Template{}
 	for _, name := range []string{"home", "webhooks", "webhook", "pending", "event", "bulk", "confirm", "problem"} {

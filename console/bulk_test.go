@@ -92,6 +92,7 @@ func TestManyAreResentByFormsAlone(t *testing.T) {
 	r = s.follow(resolve(s, target, r.Header.Get("Location")))
 	is.True(r.has("10,007 events are on their way again"))
 	is.True(!formAction.MatchString(r.body))
+	is.True(!r.has("<progress") && !r.has(`id="status"`)) // it is over
 	is.Equal(s.pending(w), many)
 	is.Equal(s.held(w), 1)
 }

@@ -43,14 +43,14 @@ type attemptRow struct {
 	Duration   string
 	RetryAfter string
 	Excerpt    string
-	// After is how long after the attempt before it ended this one did; empty: it is the first.
+	// After says how long after the attempt before it ended this one did; empty: it is the first.
 	After string
 	// Again: a fresh budget began with it, by a resend or an unsuspend.
 	Again bool
 }
 
-// header is a header of a message. Its kind is empty where the value is the one that was sent, masked where a mask stands
-// for it, and told where words do.
+// header is a header of a message. Its kind is empty where the value is the one that was sent, id where that is a locator,
+// masked where a mask stands for it, and told where words do.
 type header struct{ Name, Value, Kind string }
 
 func (c *call) showEvent() (answer, error) {
@@ -64,6 +64,7 @@ func (c *call) showEvent() (answer, error) {
 		Expunged: e.Expunged, Shows: c.may(httpapi.DivertedRead, httpapi.DivertedPayload), Size: len(e.Body),
 	}
 	v.Failure = c.attemptRow(e.Failure)
+	v.Failure.Message = visible(unrepeated(e.Failure, true))
 	failures := e.Failures
 	if len(failures) == 0 {
 		failures = []diverted.Failure{e.Failure}
@@ -74,7 +75,10 @@ func (c *call) showEvent() (answer, error) {
 		if i > 0 {
 			before := failures[i-1]
 			if wait := f.At.Sub(before.At); wait > 0 {
-				row.After = span(wait)
+				row.After = span(wait) + " later"
+				if before.Attempt > 0 {
+					row.After = span(wait) + " after attempt " + count(before.Attempt)
+				}
 			}
 			row.Again = f.Attempt > 0 && f.Attempt <= max(before.Attempt, 1)
 		}
@@ -127,7 +131,7 @@ func (c *call) offerEvent(v *eventView, w diverted.Webhook, known bool) {
 
 func (c *call) attemptRow(f diverted.Failure) attemptRow {
 	row := attemptRow{
-		Number: f.Attempt, At: c.moment(f.At), Trigger: f.Trigger, Message: visible(f.Message), Excerpt: visible(f.Excerpt),
+		Number: f.Attempt, At: c.moment(f.At), Trigger: f.Trigger, Message: visible(unrepeated(f, false)), Excerpt: visible(f.Excerpt),
 	}
 	if f.Duration > 0 {
 		row.Duration = span(f.Duration)
@@ -144,7 +148,7 @@ func sentHeaders(endpoint diverted.Endpoint, e diverted.DivertedEvent, now time.
 	headers := []header{
 		{"Content-Type", "application/json", ""},
 		{"User-Agent", "set by the dispatcher", "told"},
-		{"webhook-id", e.Event.String(), ""},
+		{"webhook-id", e.Event.String(), "id"},
 		{"webhook-timestamp", "time of each attempt (Unix seconds)", "told"},
 	}
 	if endpoint.HMACEnabled {

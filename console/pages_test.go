@@ -106,7 +106,8 @@ func TestEventShowsItsAttempts(t *testing.T) {
 		r := s.get(eventPath(e.Key))
 		for _, text := range []string{
 			"Attempt 1", "took 87 ms", "asked to wait 2 min", "back at four", "Restarted",
-			"Attempt 2", "2 min 15 s later", "took 15 s", "Failed with timeout (no complete answer)",
+			"Attempt 2", "2 min 15 s after attempt 1", "took 15 s", "Failed with timeout (no complete answer)",
+			"<bdi>Service Unavailable: back at four</bdi>", `<dt>webhook-id</dt><dd class="id">`,
 			`<span class="key">&#34;locator&#34;</span>`, e.Event.String(), e.RequestLocator.String(),
 		} {
 			if !r.has(text) {

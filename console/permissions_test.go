@@ -3,6 +3,7 @@ package console_test
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -71,8 +72,8 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				check(eventPath(e.Key), active.Name, may(httpapi.WebhooksRead))
 			}
 			if may(httpapi.DivertedDelete) {
-				check(eventPath(e.Key)+"/delete", ">"+e.EventType+"<", may(httpapi.DivertedRead))
-				check(eventPath(e.Key)+"/expunge", ">"+e.EventType+"<", may(httpapi.DivertedRead))
+				check(eventPath(e.Key)+"/delete", breaking(e.EventType), may(httpapi.DivertedRead))
+				check(eventPath(e.Key)+"/expunge", breaking(e.EventType), may(httpapi.DivertedRead))
 			}
 			for _, route := range []struct {
 				method, target string
@@ -101,6 +102,11 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 			}
 		}
 	}
+}
+
+// breaking is an event type as pages have it, which may break it.
+func breaking(eventType string) string {
+	return strings.NewReplacer(".", ".<wbr>", "_", "_<wbr>").Replace(eventType)
 }
 
 // What is done leads to a page that the caller may see, or says itself what it was.

@@ -154,6 +154,31 @@ func named(t diverted.Trigger) string {
 	return string(t)
 }
 
+// pieces are what an event type may be broken into on a narrow page: after a dot or an underscore.
+func pieces(eventType string) []string {
+	var all []string
+	for {
+		i := strings.IndexAny(eventType, "._")
+		if i < 0 || i == len(eventType)-1 {
+			return append(all, eventType)
+		}
+		all, eventType = append(all, eventType[:i+1]), eventType[i+1:]
+	}
+}
+
+// unrepeated is a failure's message without what its trigger says already: the status, and with meant the status' meaning too.
+func unrepeated(f diverted.Failure, meant bool) string {
+	known := string(f.Trigger)
+	rest, found := strings.CutPrefix(f.Message, known+" "+meaning(f.Trigger))
+	if !found || meaning(f.Trigger) == "" || rest != "" && rest[0] != ':' && rest[0] != ' ' {
+		return f.Message
+	}
+	if !meant {
+		return f.Message[len(known)+1:]
+	}
+	return strings.TrimLeft(rest, ": ")
+}
+
 // shownURL is an endpoint's URL without the values of its query, which may be credentials.
 func shownURL(raw string) string {
 	if _, err := url.Parse(raw); err != nil {

@@ -94,6 +94,33 @@ func TestURLsAreShownWithoutWhatMayBeACredential(t *testing.T) {
 	}
 }
 
+func TestEventTypesBreakAtTheirParts(t *testing.T) {
+	is := is.New(t)
+	for eventType, want := range map[string][]string{
+		"push": {"push"}, "order.paid": {"order.", "paid"}, "github.branch_protection_rule.edited": {"github.", "branch_", "protection_", "rule.", "edited"},
+		"": {""}, "odd._": {"odd.", "_"}, "odd.": {"odd."},
+	} {
+		is.Equal(pieces(eventType), want)
+	}
+}
+
+func TestAMessageDoesNotRepeatItsTrigger(t *testing.T) {
+	is := is.New(t)
+	for _, c := range []struct{ trigger, message, unmeant, unnumbered string }{
+		{"503", `503 Service Unavailable: {"error":1}`, `{"error":1}`, `Service Unavailable: {"error":1}`},
+		{"503", "503 Service Unavailable", "", "Service Unavailable"},
+		{"302", "302 Found (redirects are not followed)", "(redirects are not followed)", "Found (redirects are not followed)"},
+		{"599", "599: busy", "599: busy", "599: busy"}, // it has no meaning
+		{"timeout", "https://a.example: no answer within 15s", "https://a.example: no answer within 15s", "https://a.example: no answer within 15s"},
+		{"404", "the host's own words", "the host's own words", "the host's own words"},
+		{"404", "404 Not Foundation", "404 Not Foundation", "404 Not Foundation"},
+	} {
+		f := diverted.Failure{Trigger: diverted.Trigger(c.trigger), Message: c.message}
+		is.Equal(unrepeated(f, true), c.unmeant)
+		is.Equal(unrepeated(f, false), c.unnumbered)
+	}
+}
+
 func TestFilterInWords(t *testing.T) {
 	is := is.New(t)
 	at := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
