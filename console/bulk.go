@@ -50,7 +50,7 @@ var (
 	resendAll = &bulk{
 		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend},
 		title: "Resend diverted events", does: "Resend", doing: "resent",
-		explain: "Each starts with a fresh retry budget, the oldest first. They are sent only as fast as the receiver can take them, however fast they are queued.",
+		explain: "Each gets a fresh retry budget, and the oldest goes first. They are sent only as fast as the receiver can take them, however fast they are queued.",
 		done:    forms{"is on its way again", "are on their way again"},
 		left:    forms{"its body was expunged", "their bodies were expunged"},
 		run:     stepOf(diverted.BulkStore.ResendAll),

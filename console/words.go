@@ -240,7 +240,7 @@ func handlingWords(h diverted.FailureHandling) []string {
 	return words
 }
 
-// retryWords says how often and when deliveries are retried: 3 times over 7 min, at growing intervals starting at 1 min.
+// retryWords says how often and when deliveries are retried: 3 times over 7 min, at growing intervals from 1 min.
 func retryWords(schedule []time.Duration) string {
 	n := len(schedule)
 	first := span(schedule[0])
@@ -251,7 +251,7 @@ func retryWords(schedule []time.Duration) string {
 	for _, wait := range schedule {
 		sum += wait
 	}
-	growth := "at growing intervals starting at " + first
+	growth := "at growing intervals from " + first
 	if schedule[n-1] == schedule[0] {
 		growth = "every " + first
 	}

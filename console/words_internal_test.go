@@ -49,7 +49,7 @@ func TestFailureHandlingInWords(t *testing.T) {
 		want     []string
 	}{
 		{"default", diverted.DefaultFailureHandling(), []string{
-			"Failed deliveries are retried 10 times over 17 h 3 min, at growing intervals starting at 1 min.",
+			"Failed deliveries are retried 10 times over 17 h 3 min, at growing intervals from 1 min.",
 			"When the retries are used up, the event is diverted (set aside until someone resends or deletes it).",
 		}},
 		{"nothing", diverted.FailureHandling{}.WithDefaults(), []string{"Every failed event is dropped, without retries."}},

@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/matryer/is"
-	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/console"
@@ -52,7 +51,7 @@ func newService(t *testing.T) *service {
 
 	s.store = diverted.NewMemoryStore()
 	t.Cleanup(func() { _ = s.store.Close() })
-	s.history = &history{MemoryStore: s.store, at: map[ulid.ULID]time.Time{}, hours: map[ulid.ULID][]diverted.HourStats{}}
+	s.history = &history{MemoryStore: s.store}
 	log := slog.New(slog.DiscardHandler)
 	dispatcher, err := diverted.NewDispatcher(s.store, diverted.Config{Logger: log, AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	s.is.NoErr(err)
@@ -117,80 +116,6 @@ func (s *service) webhookAddress(w diverted.Webhook) string {
 	return s.address + "tenants/" + s.tenant.String() + "/webhooks/" + w.Locator.String()
 }
 
-// history is a store with a past that nobody has to wait for: it tells some events' times, attempts and some webhooks'
-// hours otherwise than they were.
-type history struct {
-	*diverted.MemoryStore
-	at       map[ulid.ULID]time.Time // when an event was diverted
-	failures map[ulid.ULID][]diverted.Failure
-	hours    map[ulid.ULID][]diverted.HourStats // by webhook
-	past     map[ulid.ULID]diverted.Stats       // the last success and failure of a webhook
-	webhooks map[ulid.ULID]time.Time            // since when it is suspended
-}
-
-func (h *history) tell(e *diverted.DivertedEvent) {
-	if at, known := h.at[e.Event]; known {
-		e.DivertedAt = at
-		e.AcceptedAt = at.Add(-32 * time.Minute)
-		e.Attempts = max(e.Attempts, len(h.failures[e.Event]))
-	}
-	if failures := h.failures[e.Event]; failures != nil {
-		e.Failures = failures
-		e.Failure = failures[len(failures)-1]
-	}
-}
-
-func (h *history) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.DivertedEvent, error) {
-	e, err := h.MemoryStore.FetchDiverted(ctx, key)
-	h.tell(&e)
-	return e, err
-}
-
-func (h *history) ListDiverted(ctx context.Context, query diverted.DivertedQuery) (diverted.DivertedPage, error) {
-	page, err := h.MemoryStore.ListDiverted(ctx, query)
-	for i := range page.Events {
-		h.tell(&page.Events[i])
-	}
-	return page, err
-}
-
-func (h *history) FetchWebhook(ctx context.Context, key diverted.WebhookKey) (diverted.Webhook, error) {
-	w, err := h.MemoryStore.FetchWebhook(ctx, key)
-	if at, known := h.webhooks[key.Webhook]; known && w.Suspended() {
-		w.SuspendedAt = at
-	}
-	return w, err
-}
-
-func (h *history) ListWebhooks(ctx context.Context, query diverted.WebhookQuery) (diverted.WebhookPage, error) {
-	page, err := h.MemoryStore.ListWebhooks(ctx, query)
-	for i, w := range page.Webhooks {
-		if at, known := h.webhooks[w.Locator]; known && w.Suspended() {
-			page.Webhooks[i].SuspendedAt = at
-		}
-	}
-	return page, err
-}
-
-func (h *history) Stats(ctx context.Context, query diverted.StatsQuery) (diverted.Stats, error) {
-	stats, err := h.MemoryStore.Stats(ctx, query)
-	if len(h.hours) > 0 {
-		stats.Hours = nil
-	}
-	for webhook, hours := range h.hours {
-		if query.Webhook == webhook || query.Webhook.IsZero() {
-			stats.Hours = append(stats.Hours, hours...)
-		}
-	}
-	if past, known := h.past[query.Webhook]; known {
-		stats.LastSuccess, stats.LastFailure = past.LastSuccess, past.LastFailure
-	}
-	if !stats.SuspendedAt.IsZero() {
-		for webhook, at := range h.webhooks {
-			if (query.Webhook == webhook || query.Webhook.IsZero()) && at.Before(stats.SuspendedAt) {
-				stats.SuspendedAt = at
-			}
-		}
-	}
-	return stats, err
+func (s *service) eventAddress(key diverted.Key) string {
+	return s.address + "tenants/" + key.Tenant.String() + "/webhooks/" + key.Webhook.String() + "/diverted/" + key.Event.String()
 }
