@@ -99,7 +99,15 @@ func TestScheduleDrawsEveryAttempt(t *testing.T) {
 	is.Equal(attempts, []string{"1 at once", "2 1 min", "3 3 min", "4 7 min"})
 	is.Equal(waits, []string{"+1 min", "+2 min", "+4 min"})
 	is.Equal(s.Waits[2].Height, pixels(longestWait))
-	is.True(s.Attempts[3].Last)
+	for retries, want := range map[int]string{1: "1 2", 3: "1 2 3 4", 5: "1 3 5 6", 6: "1 3 5 7", 8: "1 4 9", 10: "1 4 7 11"} { // on a phone
+		var named []string
+		for _, a := range newSchedule(diverted.RetryStrategy{Attempts: retries}).Attempts {
+			if a.Class == "" {
+				named = append(named, a.Name)
+			}
+		}
+		is.Equal(strings.Join(named, " "), want)
+	}
 	s = newSchedule(diverted.RetryStrategy{Attempts: 7})
 	is.Equal(s.Attempts[7].At, "2 h 7 min") // not 2 h
 	is.Equal(s.Waits[6].Text, "+1 h 4 min")

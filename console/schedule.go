@@ -19,9 +19,8 @@ type schedule struct {
 // attemptDot is an attempt of the schedule. X is a share of the width.
 type attemptDot struct {
 	X, Name, At string
-	// Class is even or odd: where there is little room, every other name is left out. The last one stays.
+	// Class is wide where a narrow page has no room for the name. The first and the last one stay.
 	Class string
-	Last  bool
 }
 
 // waitBar is the wait between two attempts.
@@ -44,21 +43,28 @@ func newSchedule(r diverted.RetryStrategy) *schedule {
 	n := len(waits) + 1
 	longest := waits[len(waits)-1]
 	var at time.Duration
-	class := func(i int) string {
-		if i%2 == 0 {
-			return "even"
-		}
-		return "odd"
+	each := 1 // which names there is room for
+	switch {
+	case n > 7:
+		each = 3
+	case n > 4:
+		each = 2
 	}
-	s.Attempts = append(s.Attempts, attemptDot{X: share(0, n, 0.5), Name: "1", At: "at once", Class: class(0)})
+	class := func(fits bool) string {
+		if fits {
+			return ""
+		}
+		return "wide"
+	}
+	s.Attempts = append(s.Attempts, attemptDot{X: share(0, n, 0.5), Name: "1", At: "at once"})
 	for i, wait := range waits {
 		at += wait
 		height := max(4, longestWait*float64(wait)/float64(longest))
 		s.Waits = append(s.Waits, waitBar{
 			X: share(i, n, 0.5), Width: share(1, n, 0), Middle: share(i+1, n, 0),
-			Y: pixels(scheduleLine - height), Height: pixels(height), Text: "+" + span(wait), Class: class(i),
+			Y: pixels(scheduleLine - height), Height: pixels(height), Text: "+" + span(wait), Class: class(i%each == 0),
 		})
-		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: span(at), Class: class(i + 1), Last: i == len(waits)-1})
+		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: span(at), Class: class(i == n-2 || (i+1)%each == 0 && (each < 3 || n-2-i >= each))})
 	}
 	words := []string{"attempt 1 at once"}
 	for _, a := range s.Attempts[1:] {

@@ -242,8 +242,9 @@ func handlingWords(h diverted.FailureHandling) []string {
 
 // retryWords says how often and when deliveries are retried: 3 times over 7 min, at growing intervals from 1 min.
 func retryWords(schedule []time.Duration) string {
+	unbroken := func(d time.Duration) string { return strings.ReplaceAll(span(d), " ", "\u00a0") } // 1 min is one word
 	n := len(schedule)
-	first := span(schedule[0])
+	first := unbroken(schedule[0])
 	if n == 1 {
 		return "once, after " + first
 	}
@@ -255,7 +256,7 @@ func retryWords(schedule []time.Duration) string {
 	if schedule[n-1] == schedule[0] {
 		growth = "every " + first
 	}
-	return count(n) + " times over " + span(sum) + ", " + growth
+	return count(n) + " times over " + unbroken(sum) + ", " + growth
 }
 
 // origin is the scheme, host and port of a URL.

@@ -49,7 +49,7 @@ func TestFailureHandlingInWords(t *testing.T) {
 		want     []string
 	}{
 		{"default", diverted.DefaultFailureHandling(), []string{
-			"Failed deliveries are retried 10 times over 17 h 3 min, at growing intervals from 1 min.",
+			"Failed deliveries are retried 10 times over 17\u00a0h\u00a03\u00a0min, at growing intervals from 1\u00a0min.",
 			"When the retries are used up, the event is diverted (set aside until someone resends or deletes it).",
 		}},
 		{"nothing", diverted.FailureHandling{}.WithDefaults(), []string{"Every failed event is dropped, without retries."}},
@@ -66,12 +66,12 @@ func TestFailureHandlingInWords(t *testing.T) {
 			Retry: &diverted.RetryStrategy{Attempts: 3, Interval: 30 * time.Second, Type: diverted.Linear},
 			Alert: &diverted.Endpoint{URL: "https://alerts.example/in?key=secret"},
 		}.WithDefaults(), []string{
-			"Deliveries that fail with 5xx or timeout are retried 3 times over 1 min 30 s, every 30 s.",
+			"Deliveries that fail with 5xx or timeout are retried 3 times over 1\u00a0min\u00a030\u00a0s, every 30\u00a0s.",
 			"When the retries are used up, the event is diverted (set aside until someone resends or deletes it), the webhook is suspended and a notice is sent to https://alerts.example.",
 			"Events that fail in any other way are dropped.",
 		}},
 		{"held", diverted.FailureHandling{Suspend: true, Retry: &diverted.RetryStrategy{Attempts: 1}}.WithDefaults(), []string{
-			"Failed deliveries are retried once, after 1 min.",
+			"Failed deliveries are retried once, after 1\u00a0min.",
 			"When the retries are used up, the event stays pending and the webhook is suspended.",
 		}},
 	} {
