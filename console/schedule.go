@@ -19,7 +19,8 @@ type schedule struct {
 // attemptDot is an attempt of the schedule. X is a share of the width.
 type attemptDot struct {
 	X, Name, At string
-	// Class is wide where a narrow page has no room for the name. The first and the last one stay.
+	// Class is wide where a narrow page has no room for the name. The first and the last one stay; last is one that must not
+	// stand out there.
 	Class string
 }
 
@@ -64,7 +65,14 @@ func newSchedule(r diverted.RetryStrategy) *schedule {
 			X: share(i, n, 0.5), Width: share(1, n, 0), Middle: share(i+1, n, 0),
 			Y: pixels(scheduleLine - height), Height: pixels(height), Text: "+" + span(wait), Class: class(i%each == 0),
 		})
-		s.Attempts = append(s.Attempts, attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: span(at), Class: class(i == n-2 || (i+1)%each == 0 && (each < 3 || n-2-i >= each))})
+		dot := attemptDot{X: share(i+1, n, 0.5), Name: strconv.Itoa(i + 2), At: span(at)}
+		switch left := n - 2 - i; {
+		case left > 0:
+			dot.Class = class((i+1)%each == 0 && (each < 3 || left >= each))
+		case each == 3:
+			dot.Class = "last"
+		}
+		s.Attempts = append(s.Attempts, dot)
 	}
 	words := []string{"attempt 1 at once"}
 	for _, a := range s.Attempts[1:] {
