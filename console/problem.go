@@ -101,7 +101,9 @@ type problemView struct {
 func (c *call) problem(err error) answer {
 	p := problemOf(err)
 	v := problemView{frame: c.frame(p.title), Status: p.status, Detail: p.detail}
-	c.withPlace(&v.frame, p.status)
+	if !c.wantsJSON() {
+		c.withPlace(&v.frame, p.status)
+	}
 	var invalid *diverted.InvalidError
 	if p.faults && errors.As(err, &invalid) {
 		v.Faults = invalid.Fields[:min(len(invalid.Fields), maxErrors)]
