@@ -268,6 +268,9 @@ func (b *bulk) plan(c *call) (answer, error) {
 	}
 	v.Refused = b.refused(w, known)
 	p.State, p.Request.Limit = running, formStep
+	if b == handAll {
+		p.Request.Limit = scriptStep // each event is a call of the host's, and a request must end in time
+	}
 	if v.CountOn != "" {
 		p.Counted = 0
 	}

@@ -80,6 +80,7 @@ func TestAHostIsHandedManyEvents(t *testing.T) {
 	is.True(r.has("own delivery") && !r.has("fresh"))
 	is.Equal(len(h.given), 0) // counting hands over nothing
 	target, form := r.form(s, at)
+	is.Equal(form.Get("limit"), "1000") // a step's worth of calls
 	r = s.post(target, form)
 	r = s.follow(resolve(s, target, r.Header.Get("Location")))
 	is.True(r.has("39 events were handed to the service&#39;s own delivery."))
