@@ -1,10 +1,17 @@
 package consoletest
 
 import (
+	"bytes"
 	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -82,8 +89,52 @@ func TestPicturesOfTheREADME(t *testing.T) {
 		picture := call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{
 			Clip: &page.Viewport{Width: 1280, Height: math.Floor(height), Scale: 1}, CaptureBeyondViewport: new(true),
 		}).Data
-		is.NoErr(os.WriteFile(filepath.Join(dir, p.name), picture, 0o644))
+		small, err := fewColours(picture)
+		is.NoErr(err)
+		is.NoErr(os.WriteFile(filepath.Join(dir, p.name), small, 0o644))
 	}
+}
+
+// fewColours makes a picture smaller: of 256 colours, so that each that it had has one close by, however little there was of it.
+func fewColours(picture []byte) ([]byte, error) {
+	full, err := png.Decode(bytes.NewReader(picture))
+	if err != nil {
+		return nil, err
+	}
+	bounds := full.Bounds()
+	counts := map[color.Color]int{}
+	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+		for x := bounds.Min.X; x < bounds.Max.X; x++ {
+			counts[full.At(x, y)]++
+		}
+	}
+	colours := slices.SortedFunc(maps.Keys(counts), func(a, b color.Color) int { return counts[b] - counts[a] })
+	var kept color.Palette
+	for apart := 2; len(kept) == 0 || len(kept) > 256; apart++ {
+		kept = nil
+		for _, c := range colours {
+			if len(kept) == 0 || distance(c, kept.Convert(c)) >= apart {
+				kept = append(kept, c)
+			}
+		}
+	}
+	few := image.NewPaletted(bounds, kept)
+	draw.Draw(few, bounds, full, bounds.Min, draw.Src)
+	var b bytes.Buffer
+	encoder := png.Encoder{CompressionLevel: png.BestCompression}
+	err = encoder.Encode(&b, few)
+	return b.Bytes(), err
+}
+
+// distance is how far two colours are apart, of 255 at most.
+func distance(a, b color.Color) int {
+	ar, ag, ab, _ := a.RGBA()
+	br, bg, bb, _ := b.RGBA()
+	far := 0.0
+	for _, d := range []float64{float64(ar) - float64(br), float64(ag) - float64(bg), float64(ab) - float64(bb)} {
+		far = max(far, math.Abs(d)/257)
+	}
+	return int(far)
 }
 
 // screen has the browser show pages so.
