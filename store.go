@@ -40,7 +40,8 @@ type Store interface {
 // DivertedStore keeps what was set aside. It is all that package httpapi needs.
 type DivertedStore interface {
 	// Divert sets an event aside, for a host that delivers by itself; its webhook need not be known to the
-	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced; its
+	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced, this by a later
+	// one; its
 	// AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure becomes the last of its
 	// Failures, cut to its bounds ([Failure.Kept]), the event's own Failures and Expunged are not looked at.
 	// If it is pending, Divert changes nothing and returns ErrConflict, since it is on its way. A zero
@@ -63,6 +64,11 @@ type DivertedStore interface {
 
 	// DeleteDiverted forgets a diverted event for good. ErrNotFound if it is not diverted.
 	DeleteDiverted(ctx context.Context, key Key) error
+
+	// DeleteResent is DeleteDiverted of an event that its host has delivered, or taken over, by itself, as
+	// FetchDiverted returned it before. If it was diverted again since, which its DivertedAt tells, it stays, and
+	// the answer is ErrConflict.
+	DeleteResent(ctx context.Context, event DivertedEvent) error
 }
 
 // DivertedQuery selects diverted events of one webhook.

@@ -31,7 +31,10 @@ func (s *MemoryStore) Divert(ctx context.Context, event DivertedEvent) error {
 			tx.size += int64(len(d.body))
 		}
 		tx.fail(d, event.Failure)
-		d.attempts, d.divertedAt = event.Attempts, tx.today()
+		again := d.divertedAt.Add(time.Millisecond) // later than before, by whatever clock
+		if d.attempts, d.divertedAt = event.Attempts, tx.today(); found && d.divertedAt.Before(again) {
+			d.divertedAt = again
+		}
 		w.activity.diverted(event.Failure.Trigger, tx.now)
 		tx.changed(ChangeDiverted, w.with(d.event))
 		return nil
@@ -148,6 +151,26 @@ func (s *MemoryStore) DeleteDiverted(ctx context.Context, key Key) error {
 		tx.changed(ChangeDeleted, w.with(d.event))
 		return nil
 	})
+}
+
+// DeleteResent implements [DivertedStore].
+func (s *MemoryStore) DeleteResent(ctx context.Context, event DivertedEvent) error {
+	return s.do(ctx, func(tx *memoryTx) error {
+		w, d, err := tx.aside(event.Key)
+		if err != nil {
+			return err
+		}
+		if !d.divertedAt.Equal(event.DivertedAt) {
+			return divertedAgain(event.Key)
+		}
+		tx.deleteDiverted(w, d)
+		tx.changed(ChangeDeleted, w.with(d.event))
+		return nil
+	})
+}
+
+func divertedAgain(key Key) error {
+	return fmt.Errorf("delete resent event %s: %w: it was diverted again", key.Event, ErrConflict)
 }
 
 func (tx *memoryTx) deleteDiverted(w *memoryWebhook, d *memoryDelivery) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Divert is as in [DivertedStore].
@@ -38,7 +39,7 @@ func (s *SQLiteStore) Divert(ctx context.Context, event DivertedEvent) error {
 				(webhook, event, request, type, accepted_at, attempts, losses, was_diverted, released, diverted_at, failure, body)
 			VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?)
 			ON CONFLICT (webhook, event) DO UPDATE 
-			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failures = `+appendFailure+`, failure = excluded.failure`,
+			SET attempts = excluded.attempts, diverted_at = max(excluded.diverted_at, diverted_deliveries.diverted_at + 1), failures = `+appendFailure+`, failure = excluded.failure`,
 			row.id, event.Event[:], event.RequestLocator[:], event.EventType, now, event.Attempts, now, encodeFailure(tx.keep(&event.Failure)), event.Body)
 		if found {
 			tx.aside(row.id, longTrigger(before.String), -1)
@@ -258,6 +259,18 @@ func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 		}
 		tx.deleteDiverted(row, key.Event, selection{})
 		return nil
+	})
+}
+
+// DeleteResent is as in [DivertedStore].
+func (s *SQLiteStore) DeleteResent(ctx context.Context, event DivertedEvent) error {
+	then := DivertedFilter{Since: event.DivertedAt, Until: event.DivertedAt.Add(time.Millisecond)}
+	return s.write(ctx, "delete resent event", func(tx *sqliteTx) error {
+		row, err := tx.diverted(event.Key)
+		if err == nil && !tx.deleteDiverted(row, event.Event, selection{filter: then}) {
+			err = divertedAgain(event.Key)
+		}
+		return err
 	})
 }
 

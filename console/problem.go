@@ -64,6 +64,7 @@ var problems = []problem{
 
 	{err: hostresend.ErrFailed, status: 502, title: "The event could not be resent", detail: "The service's own delivery did not take it. It stays diverted. The service's log says why."},
 
+	{err: hostresend.ErrListed, status: 502, title: "The event was handed over, but is still listed", detail: "The store could not delete it. Resending it hands it over again."},
 	{err: diverted.ErrLocked, status: 503, title: "The store is busy", detail: "Try again in a moment.", retryAfter: 1},
 	{err: diverted.ErrClosed, status: 503, title: "The service is stopping", detail: "Try again in a moment.", retryAfter: 1},
 	{err: context.DeadlineExceeded, status: 503, title: "The store took too long", detail: "Try again in a moment.", retryAfter: 1},

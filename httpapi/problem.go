@@ -84,6 +84,7 @@ var problems = []problem{
 	{err: diverted.ErrNotEmpty, status: 409, code: "not_empty", title: "The webhook still has events", detail: "Wait for them, resend or delete them, or discard them with ?discard=true. Nothing was changed."},
 	{err: diverted.ErrConflict, status: 409, code: "conflict", title: "Somebody else changed it meanwhile", detail: "Repeat the request. Nothing was changed."},
 
+	{err: hostresend.ErrListed, status: 502, code: "resend_unfinished", title: "The event was resent, but is still listed", detail: "The store could not delete it. Resending sends it again, under the same locator."},
 	{err: diverted.ErrFull, status: 503, code: "full", title: "There is no room for the event", retryAfter: 10},
 	{err: diverted.ErrLocked, status: 503, code: "unavailable", title: "The service is not available now", retryAfter: 1},
 	{err: diverted.ErrClosed, status: 503, code: "unavailable", title: "The service is not available now", retryAfter: 1},

@@ -130,6 +130,13 @@ func (w *watched) DeleteDiverted(ctx context.Context, key diverted.Key) error {
 	return w.Store.DeleteDiverted(ctx, key)
 }
 
+func (w *watched) DeleteResent(ctx context.Context, event diverted.DivertedEvent) error {
+	if err := w.called(); err != nil {
+		return err
+	}
+	return w.Store.DeleteResent(ctx, event)
+}
+
 func (w *watched) CreateWebhook(ctx context.Context, webhook diverted.Webhook) (diverted.Webhook, error) {
 	if err := w.called(); err != nil {
 		return diverted.Webhook{}, err

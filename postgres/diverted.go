@@ -23,7 +23,7 @@ const (
 			(webhook, event, request, accepted_at, diverted_at, attempts, type, failure, body)
 		VALUES ($1, $2, $3, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, $5, $6, $7)
 		ON CONFLICT (webhook, event) DO UPDATE
-			SET attempts = excluded.attempts, diverted_at = excluded.diverted_at, failure = excluded.failure,
+			SET attempts = excluded.attempts, diverted_at = greatest(excluded.diverted_at, d.diverted_at + interval '1 millisecond'), failure = excluded.failure,
 				earlier = ` + pushed + `
 			WHERE d.due IS NULL`
 
@@ -45,6 +45,8 @@ const (
 
 	deleteDiverted = `
 		DELETE FROM diverted.deliveries WHERE diverted_at IS NOT NULL AND event = $3 AND webhook = ` + theHook
+
+	deleteResent = deleteDiverted + ` AND diverted_at = $4`
 )
 
 // Divert is as in [diverted.DivertedStore].
@@ -355,20 +357,44 @@ func (s *Store) DeleteDiverted(ctx context.Context, key diverted.Key) error {
 		return err
 	}
 	defer done()
-	var deleted int64
-	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
-		b.Queue(byIndex)
-		b.Queue(s.q(deleteDiverted), pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)).Exec(func(tag pgconn.CommandTag) error {
-			deleted = tag.RowsAffected()
-			return nil
-		})
-	})
+	deleted, err := s.deleteOne(ctx, deleteDiverted, key)
 	switch {
 	case err != nil:
 		return wrap("delete diverted event", err)
-	case deleted == 0:
+	case !deleted:
 		return fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
 	}
-	s.watchers.tell(diverted.Change{Kind: diverted.ChangeDeleted, Key: key})
 	return nil
+}
+
+// DeleteResent is as in [diverted.DivertedStore].
+func (s *Store) DeleteResent(ctx context.Context, event diverted.DivertedEvent) error {
+	done, err := s.begin(ctx, "delete resent event")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if deleted, err := s.deleteOne(ctx, deleteResent, event.Key, event.DivertedAt); deleted || err != nil {
+		return wrap("delete resent event", err)
+	}
+	if _, err := s.FetchDiverted(ctx, event.Key); err != nil {
+		return err
+	}
+	return fmt.Errorf("delete resent event %s: %w: it was diverted again", event.Event, diverted.ErrConflict)
+}
+
+// deleteOne deletes a diverted event by a statement that may ask for more, and says whether it did.
+func (s *Store) deleteOne(ctx context.Context, statement string, key diverted.Key, more ...any) (deleted bool, err error) {
+	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
+		b.Queue(byIndex)
+		args := append([]any{pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)}, more...)
+		b.Queue(s.q(statement), args...).Exec(func(tag pgconn.CommandTag) error {
+			deleted = tag.RowsAffected() > 0
+			return nil
+		})
+	})
+	if deleted && err == nil {
+		s.watchers.tell(diverted.Change{Kind: diverted.ChangeDeleted, Key: key})
+	}
+	return deleted, err
 }

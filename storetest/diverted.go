@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
@@ -76,6 +77,25 @@ var divertedTests = []test{
 		page, err := k.store.ListDiverted(k.ctx, diverted.DivertedQuery{Webhook: e.WebhookKey()})
 		k.ok(err)
 		k.equal(page.Events[0].Failure, got)
+	}},
+
+	{rule: "what its host delivered by itself is deleted, unless it was diverted again since", run: func(k *kit) {
+		e := k.hostEvent(diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()})
+		k.fails(k.store.DeleteResent(k.ctx, e), diverted.ErrNotFound)
+		k.divert(e)
+		first := k.fetchDiverted(e.Key)
+		k.divert(e) // within the same millisecond, perhaps
+		again := k.fetchDiverted(e.Key)
+		k.that(again.DivertedAt.After(first.DivertedAt), "it was diverted at %s, and again at %s", first.DivertedAt, again.DivertedAt)
+		k.fails(k.store.DeleteResent(k.ctx, first), diverted.ErrConflict)
+		foreign := again
+		foreign.Tenant = uuid.New()
+		k.fails(k.store.DeleteResent(k.ctx, foreign), diverted.ErrNotFound)
+		k.equal(k.fetchDiverted(e.Key).DivertedAt, again.DivertedAt)
+		k.ok(k.store.DeleteResent(k.ctx, again))
+		_, err := k.store.FetchDiverted(k.ctx, e.Key)
+		k.fails(err, diverted.ErrNotFound)
+		k.fails(k.store.DeleteResent(k.ctx, again), diverted.ErrNotFound)
 	}},
 
 	{rule: "diverting again replaces the failure, the attempts and the time, and keeps all else", run: func(k *kit) {

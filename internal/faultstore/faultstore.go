@@ -161,6 +161,10 @@ func (s *Store) DeleteDiverted(ctx context.Context, key diverted.Key) error {
 	return run(ctx, s, "DeleteDiverted", func() error { return s.inner.DeleteDiverted(ctx, key) })
 }
 
+func (s *Store) DeleteResent(ctx context.Context, event diverted.DivertedEvent) error {
+	return run(ctx, s, "DeleteResent", func() error { return s.inner.DeleteResent(ctx, event) })
+}
+
 func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diverted.Webhook, error) {
 	return do(ctx, s, "PutWebhook", func() (diverted.Webhook, error) { return s.inner.PutWebhook(ctx, webhook) })
 }

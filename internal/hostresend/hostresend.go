@@ -16,6 +16,9 @@ import (
 // ErrFailed is the error of a host that says no more about why it did not take an event.
 var ErrFailed = errors.New("the host's resend failed")
 
+// ErrListed is the error of an event that the host took, and that the store could not delete then.
+var ErrListed = errors.New("the host took the event, but it is still listed")
+
 // Resender resends by a function of the host's. It is safe for concurrent use.
 type Resender struct {
 	Store diverted.DivertedStore
@@ -33,7 +36,7 @@ const deleteTime = 30 * time.Second
 
 // One hands the event to the host and deletes it if the host took it. An error of the host's is
 // [diverted.ErrSuspended], [diverted.ErrDisabled], [diverted.ErrWebhookUnknown] or ErrFailed; any other is the
-// store's.
+// store's, and ErrListed too if the host took it before.
 func (r Resender) One(ctx context.Context, key diverted.Key) error {
 	event, err := r.Store.FetchDiverted(ctx, key)
 	if err != nil {
@@ -52,11 +55,14 @@ func (r Resender) One(ctx context.Context, key diverted.Key) error {
 	// The event was sent, so its row goes even if the client has gone meanwhile.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTime)
 	defer cancel()
-	err = r.Store.DeleteDiverted(ctx, key)
-	if errors.Is(err, diverted.ErrNotFound) {
-		return nil // somebody deleted it meanwhile, and it is sent
+	switch err := r.Store.DeleteResent(ctx, event); {
+	case err == nil:
+	case errors.Is(err, diverted.ErrNotFound): // somebody deleted it meanwhile, and it is sent
+	case errors.Is(err, diverted.ErrConflict): // it failed again already, and the host set it aside anew
+	default:
+		return fmt.Errorf("%w: %w", ErrListed, err)
 	}
-	return err
+	return nil
 }
 
 // atOnce is how many events of one step are at a host's resend at once.

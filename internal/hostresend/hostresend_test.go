@@ -108,3 +108,38 @@ func TestAStepLeavesWhatTheHostDoesNotTake(t *testing.T) {
 	is.True(strings.Contains(log.String(), "console: panic"))
 	is.True(!strings.Contains(log.String(), "s3cret"))
 }
+
+// It failed again before it was deleted: what the host set aside anew must not go with what it was given.
+func TestAnEventThatFailsAgainAtOnceStays(t *testing.T) {
+	is := is.New(t)
+	store := diverted.NewMemoryStore()
+	defer store.Close()
+	divert(t, store, 40)
+	r := hostresend.Resender{Store: store, Bulk: store, Log: slog.New(slog.DiscardHandler), Resend: func(ctx context.Context, e diverted.DivertedEvent) error {
+		e.Failure = diverted.Failure{Trigger: "500", Message: "500 Internal Server Error"}
+		return store.Divert(ctx, e)
+	}}
+	result, err := r.All(t.Context(), reports.Request{HTTP: httptest.NewRequest("POST", "/", nil)}, diverted.BulkRequest{Webhook: webhook})
+	is.NoErr(err)
+	is.Equal(result.Matched, 40)
+	is.Equal(result.Done, 40) // the host took each, once
+	is.Equal(held(t, store), 40)
+	is.NoErr(r.One(t.Context(), diverted.Key{Tenant: webhook.Tenant, Webhook: webhook.Webhook, Event: ulid.ULID{1, 15: 1}}))
+	is.Equal(held(t, store), 40)
+}
+
+// stuck deletes nothing.
+type stuck struct{ *diverted.MemoryStore }
+
+func (stuck) DeleteResent(context.Context, diverted.DivertedEvent) error { return diverted.ErrLocked }
+
+func TestAnEventThatTheHostTookAndThatCannotBeDeletedIsToldAsThat(t *testing.T) {
+	is := is.New(t)
+	store := stuck{diverted.NewMemoryStore()}
+	defer store.Close()
+	divert(t, store, 1)
+	r := hostresend.Resender{Store: store, Resend: func(context.Context, diverted.DivertedEvent) error { return nil }}
+	err := r.One(t.Context(), diverted.Key{Tenant: webhook.Tenant, Webhook: webhook.Webhook, Event: ulid.ULID{1, 15: 1}})
+	is.True(errors.Is(err, hostresend.ErrListed))
+	is.True(errors.Is(err, diverted.ErrLocked))
+}

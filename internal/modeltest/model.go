@@ -236,6 +236,10 @@ func (m *model) divert(e diverted.DivertedEvent) error {
 	if d != nil && !d.diverted {
 		return diverted.ErrConflict
 	}
+	var again time.Time
+	if d != nil {
+		again = d.divertedAt.Add(time.Millisecond)
+	}
 	if d == nil {
 		m.order++
 		d = &delivery{message: diverted.Message{
@@ -245,7 +249,9 @@ func (m *model) divert(e diverted.DivertedEvent) error {
 		m.open(e.WebhookKey()).deliveries[e.Event] = d
 	}
 	d.keep(&e.Failure)
-	d.attempts, d.divertedAt = e.Attempts, today()
+	if d.attempts, d.divertedAt = e.Attempts, today(); d.divertedAt.Before(again) {
+		d.divertedAt = again
+	}
 	m.changed(diverted.ChangeDiverted, e.WebhookKey(), e.Event)
 	return nil
 }
