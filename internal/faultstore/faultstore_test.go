@@ -28,7 +28,7 @@ import (
 // methods are all methods of a store that a fault can befall.
 var methods = []string{
 	"Accept", "Work", "ListPending",
-	"Divert", "FetchDiverted", "ListDiverted", "Resend", "DeleteDiverted",
+	"Divert", "FetchDiverted", "ListDiverted", "Resend", "DeleteDiverted", "DeleteResent",
 	"PutWebhook", "CreateWebhook", "UpdateWebhook", "FetchWebhook", "ListWebhooks", "DeleteWebhook", "Suspend", "Unsuspend",
 	"ResendAll", "DeleteAll", "DivertAll", "Stats", "Purge", "Expunge",
 }
@@ -307,12 +307,17 @@ func (s *service) operate(ctx context.Context, random *rand.Rand) {
 			for _, e := range page.Events {
 				if random.IntN(2) == 0 {
 					s.persist(func(ctx context.Context) error { return s.store.Resend(ctx, e.Key) }, diverted.ErrNotFound)
-				} else {
-					s.persist(func(ctx context.Context) error { return s.store.DeleteDiverted(ctx, e.Key) }, diverted.ErrNotFound)
-					s.mu.Lock()
-					s.deleted[e.Key] = true
-					s.mu.Unlock()
+					continue
 				}
+				s.persist(func(ctx context.Context) error {
+					if random.IntN(2) == 0 {
+						return s.store.DeleteDiverted(ctx, e.Key)
+					}
+					return s.store.DeleteResent(ctx, e) // as a host does that sent it
+				}, diverted.ErrNotFound)
+				s.mu.Lock()
+				s.deleted[e.Key] = true
+				s.mu.Unlock()
 			}
 			return nil
 		})
