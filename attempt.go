@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"time"
+
+	"github.com/divertedevents/diverted/internal/guard"
 )
 
 // ended is an attempt that is over, or a claim that needs none, on its way to be settled.
@@ -43,6 +45,7 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 		}
 		observed(s.d, traced, e.attempt)
 		c.Body = nil // the claims of one call share their memory, and others may go on for long
+		s.warnOfMisfit(c, &answer)
 		s.attempted(c, &e, &answer)
 	}()
 
@@ -93,9 +96,8 @@ func (s *session) attempted(c *Claim, e *ended, r *response) {
 	webhook := c.Key.WebhookKey()
 	now := time.Now()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	w := s.in.window(webhook)
-	misfit := r.local && !w.misfit
-	w.misfit = w.misfit || r.local
 	if !r.began.IsZero() && e.outcome.Kind != OutcomeReturn {
 		s.in.learn(w, r, now)
 	}
@@ -107,11 +109,31 @@ func (s *session) attempted(c *Claim, e *ended, r *response) {
 	s.ended = append(s.ended, *e)
 	s.hush()
 	s.signal()
-	s.mu.Unlock()
-	if misfit { // the fault is on our side, and no receiver will ever mend it
-		s.d.log.Warn("diverted: attempts of a webhook do not leave this process; see AllowedNetworks and AllowInsecureTLS of Config",
-			append(logWebhook(webhook), "message", r.failure.Message)...)
+}
+
+// warnOfMisfit logs that attempts of a webhook do not leave this process, once for as long as its window is
+// remembered, which is an hour at least while there are attempts: the fault is on our side, and no receiver will ever
+// mend it. The attempt counts as under way until then, so that Run waits for the log.
+func (s *session) warnOfMisfit(c *Claim, r *response) {
+	if r.local == nil || r.failure == nil {
+		return
 	}
+	s.mu.Lock()
+	w := s.in.window(c.Key.WebhookKey())
+	told := w.misfit
+	w.misfit = true
+	s.mu.Unlock()
+	if told {
+		return
+	}
+	args := append(logWebhook(c.Key.WebhookKey()), "message", r.failure.Message)
+	switch r.local {
+	case guard.ErrNotAllowed:
+		args = append(args, "see", "Config.AllowedNetworks")
+	case errInsecure:
+		args = append(args, "see", "Config.AllowInsecureTLS")
+	}
+	s.d.log.Warn("diverted: attempts of a webhook do not leave this process", args...)
 }
 
 // divert sets a delivery aside that is not attempted.

@@ -29,8 +29,8 @@ import (
 // A step takes events ascending by locator. A store may commit it in parts, so that it holds nobody up, and
 // if a part fails it answers for the parts before it, as if the limit had been less: an error means that
 // nothing was changed, or that the outcome of the first part is unknown. Events that come to be selected
-// after Before are not taken, so each is taken once however long the steps go on. Who may have to repeat the
-// first step sets its Before: without one the repeated step would also take what was resent and failed again in
+// after Before are not taken, so each is taken once however long the steps go on. If you may have to repeat the
+// first step, set its Before: without one the repeated step would also take what was resent and failed again in
 // between. How fast a receiver is fed with what was resent is the dispatcher's business. An unknown webhook has no events.
 // A request that breaks a rule is an ErrInvalid.
 type BulkStore interface {

@@ -357,7 +357,7 @@ type NoticeClaim struct {
 //
 // The first is sent at once, those that follow within a minute are gathered into one, which is sent at the end
 // of that minute; it doubles up to an hour while failures go on. A notice is tried five times within ten
-// minutes, then logged and observed.
+// minutes, then given up and logged; [Observer.Alerted] is told when it was sent, and when it is given up.
 type Notice struct {
 	// Locator identifies the notice; it is the header webhook-id on every try.
 	Locator ulid.ULID

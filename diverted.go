@@ -12,8 +12,8 @@
 //
 //   - [Dispatcher.Send] and [Dispatcher.Publish] accept: the delivery is durable when they return nil.
 //   - [Dispatcher.Run] claims what is due, attempts it, and settles the outcome in the store.
-//   - 2xx: delivered, and forgotten. Who must be able to say later what was delivered keeps a record of their own, by
-//     [Observer.Delivered].
+//   - 2xx: delivered, and forgotten. To be able to say later what was delivered, keep a record of your own, by
+//     [Observer.Attempted], which is told before the row is deleted.
 //   - A failure with budget left: pending, until the wait before the next retry is over.
 //   - A failure with its budget spent: diverted, or held by the webhook that it suspended, or dropped,
 //     as the webhook's [FailureHandling] says.
@@ -30,8 +30,8 @@
 // dispatcher on it, [NewWebhook] a webhook, and [NewEvent] an event. The program examples/quickstart of this
 // module shows the whole life of a delivery.
 //
-// A service needs these, [Webhook] with its [Endpoint] and [FailureHandling], [Config], [DivertedEvent], and
-// the errors. The types of [DeliveryStore], which are [Message], [Claim], [Outcome], [Notice] and what they
+// A service needs these functions and, of the types, [Webhook] with its [Endpoint] and [FailureHandling],
+// [Config], [DivertedEvent], and the errors. The types of [DeliveryStore], which are [Message], [Claim], [Outcome], [Notice] and what they
 // are made of, are between the dispatcher and a store: they concern those who write a [Store].
 //
 // # Identifiers

@@ -57,7 +57,7 @@ func (o *outage) holds(now time.Time) bool { return o.on && now.Before(o.probe) 
 // presume says whether the failure of an attempt is presumed to be a fault of our own network, so that it
 // is as if the attempt had not been made.
 func (s *session) presume(c *Claim, r *response) (ours bool) {
-	if r.aborted || r.local || s.flush {
+	if r.aborted || r.local != nil || s.flush {
 		return false
 	}
 	now := time.Now()

@@ -88,9 +88,9 @@ type response struct {
 	// aborted: the caller's context ended first. Whether the receiver got the message is unknown; failure is
 	// nil and means nothing.
 	aborted bool
-	// local: the attempt never left this process. The endpoint or its address is not allowed or malformed, or
-	// a transport of the host's failed.
-	local bool
+	// local is why the attempt never left this process: the endpoint or its address is not allowed or malformed,
+	// or a transport of the host's failed. Nil: it did, or tried to.
+	local error
 }
 
 // newSender returns a sender. c has its defaults.
@@ -209,7 +209,7 @@ func (s *sender) send(ctx context.Context, r request) response {
 			res.aborted = true
 			return res
 		}
-		res.local = isLocal(err)
+		res.local = localFault(err)
 		message := r.endpoint.origin() + ": " + s.explain(err, late, &p)
 		res.failure = &Failure{
 			Trigger: TriggerTimeout, Message: oneLine(message, maxTextBytes), At: began.Add(res.duration), Duration: res.duration,
@@ -419,14 +419,14 @@ var (
 	errTransport = errors.New("the configured transport failed")
 )
 
-// isLocal says whether an attempt failed before anything of it left this process.
-func isLocal(err error) bool {
+// localFault returns by what an attempt failed before anything of it left this process, nil if it did leave.
+func localFault(err error) error {
 	for _, fault := range []error{errURL, errSecret, errInsecure, errTransport, guard.ErrNotAllowed} {
 		if errors.Is(err, fault) {
-			return true
+			return fault
 		}
 	}
-	return false
+	return nil
 }
 
 // explain tells why there is no answer, in words of its own: the texts of the errors may hold the URL,

@@ -383,7 +383,7 @@ func TestAWebhookWhoseAddressIsNotAllowedIsLoggedOnce(t *testing.T) {
 	}
 	is.NoErr(d.Flush(t.Context()))
 	is.Equal(strings.Count(log.String(), "level=WARN"), 1)
-	for _, part := range []string{"AllowedNetworks", w.Locator.String(), "http://127.0.0.1:9: " + guard.ErrNotAllowed.Error()} {
+	for _, part := range []string{"see=Config.AllowedNetworks", w.Locator.String(), "http://127.0.0.1:9: " + guard.ErrNotAllowed.Error()} {
 		is.True(strings.Contains(log.String(), part))
 	}
 	is.True(!strings.Contains(log.String(), "secret"))

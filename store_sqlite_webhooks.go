@@ -220,8 +220,11 @@ func (s *SQLiteStore) saveInSteps(ctx context.Context, action string, change fun
 			saved = row.webhook.clone()
 			return tx.saveWebhook(row)
 		})
-		if err != nil || !more {
-			return saved, err
+		if err != nil {
+			return Webhook{}, err // and nothing of saved, which the writer may be at still
+		}
+		if !more {
+			return saved, nil
 		}
 	}
 }

@@ -40,7 +40,7 @@ type window struct {
 	// paused is until when, and since when without a success, the receiver asked for a pause.
 	paused, pausedSince time.Time
 
-	// misfit: it was logged that attempts do not leave this process.
+	// misfit: it was logged that its attempts do not leave this process.
 	misfit bool
 
 	epoch int64 // of the last claim

@@ -258,7 +258,12 @@ func TestAMigrationAndAProcessAtWorkDoNotWaitForEachOther(t *testing.T) {
 	})
 	opened := make(chan error, 1)
 	go func() { opened <- tryOpen(pool, schema) }()
-	for waits := false; !waits; {
+	for waits := false; !waits; <-time.After(time.Millisecond) {
+		select {
+		case err := <-opened:
+			t.Fatalf("it ended before it had to wait: %v", err)
+		default:
+		}
 		is.NoErr(admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation IN (
 			SELECT $1::text::regclass UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = $1::text::regclass))`, schema+".deliveries").Scan(&waits))
 	}
