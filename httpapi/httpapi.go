@@ -127,8 +127,8 @@ type Config struct {
 	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store for what
 	// was set aside alone. Nil: [diverted.DivertedStore.Resend], for those who run a [diverted.Dispatcher].
 	//
-	// It is given the whole event. If it returns nil the event is deleted and the answer is 200. An error
-	// keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered
+	// It is given the whole event. If it returns nil the event is deleted, unless the host diverted it again
+	// meanwhile, and the answer is 200; if the store cannot delete it, 502 resend_unfinished. An error keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered
 	// as the store's own, 409, and anything else 502 resend_failed, and logged. It is called concurrently,
 	// for the same event too, and again after a crash between its return and the deletion. A bulk resend calls
 	// it for each event, 16 at once; those that it does not take are matched and not done.
