@@ -122,6 +122,9 @@ type progress struct {
 	Done, Missed int
 }
 
+// Seen are those that were looked at, whatever became of them.
+func (p progress) Seen() int { return p.Done + p.Missed }
+
 // progress reads how far it has come. A link from elsewhere cannot say: whoever follows it would believe what the button says,
 // and press it. It leads to a count from the beginning.
 func (c *call) progress() (progress, error) {

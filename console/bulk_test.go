@@ -265,6 +265,18 @@ func TestWhatCannotBeResentIsCountedAsMissed(t *testing.T) {
 	}
 }
 
+// A receiver that takes nothing does not make the bar stand still, and is seen before the end.
+func TestProgressIsOfWhatWasSkippedToo(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1).Key()
+	at := webhookPath(w) + "/diverted/resend?state=running&counted=4500"
+	r := s.follow(at + "&done=500&missed=1500")
+	is.True(r.has("<strong>500</strong> of 4,500 resent, 1,500 skipped</p>"))
+	is.True(r.has(`max="4500" value="2000"`))
+	is.True(!s.follow(at + "&done=500").has("skipped"))
+}
+
 func TestNoPlanOffersWhatTheWebhookRefuses(t *testing.T) {
 	is := is.New(t)
 	s := newSite(t)

@@ -93,23 +93,27 @@
     if (total) bar.max = total;
     field("limit", form.dataset.step);
 
+    // What was skipped was looked at too: a receiver that takes nothing must not make the bar stand still.
     const began = performance.now();
-    const before = Number(new FormData(form).get("done") || 0);
+    const sent = new FormData(form);
+    const before = Number(sent.get("done") || 0) + Number(sent.get("missed") || 0);
     let told = 0;
     try {
       for (;;) {
         const answer = await ask(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
-        const goal = Math.max(total, answer.done);
-        strong(number.format(answer.done), (total ? " of " + number.format(goal) : "") + " " + form.dataset.doing);
+        const seen = answer.done + answer.missed;
+        const goal = Math.max(total, seen);
+        strong(number.format(answer.done), (total ? " of " + number.format(goal) : "") + " " + form.dataset.doing
+          + (answer.missed ? ", " + number.format(answer.missed) + " skipped" : ""));
         if (total) {
           bar.max = goal;
-          bar.value = answer.done;
+          bar.value = seen;
         }
         // A screen reader is told now and then, and not of every step.
         const now = performance.now();
         if (total && answer.more && now - told > 3000) {
-          const left = (goal - answer.done) * (now - began) / Math.max(answer.done - before, 1) / 1000;
-          status.textContent = Math.floor(100 * answer.done / goal) + " % done, about " + (left < 90 ? Math.ceil(left) + " s" : Math.ceil(left / 60) + " min") + " left";
+          const left = (goal - seen) * (now - began) / Math.max(seen - before, 1) / 1000;
+          status.textContent = Math.floor(100 * seen / goal) + " %, about " + (left < 90 ? Math.ceil(left) + " s" : Math.ceil(left / 60) + " min") + " left";
           told = now;
         }
         for (const [name, value] of Object.entries(answer.fields)) field(name, value);

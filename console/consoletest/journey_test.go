@@ -1,6 +1,9 @@
 package consoletest
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 	"github.com/matryer/is"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/console"
 )
 
 // Somebody is told at three in the morning that a customer's webhooks fail.
@@ -113,6 +117,41 @@ func TestOperatorGoesOnAfterAStepThatFailed(t *testing.T) {
 	b.sees("2,300 events are on their way again.")
 	b.until(func() bool { return len(s.counts()) == many })
 	b.quiet("the server responded with a status of 409") // which was shown
+}
+
+// A host that takes nothing is seen to take nothing, while there is time to press Stop.
+func TestOperatorSeesThatTheHostTakesNothing(t *testing.T) {
+	is := is.New(t)
+	s := newService(t, func(c *console.Config) {
+		c.Logger = slog.New(slog.DiscardHandler) // it would be told of each step
+		c.Resend = func(context.Context, diverted.DivertedEvent) error { return errors.New("the queue is full") }
+	})
+	b := newBrowser(t)
+	billing := s.webhook("billing")
+	for n := range 2_500 {
+		s.divert(billing, n)
+	}
+	b.open(s.webhookAddress(billing))
+	b.follow("Resend all")
+	b.sees("2,500 events would be handed over")
+	// The script tells of what it does now and then: here of every step.
+	ask[chromedp.Void](b, `
+		let now = 0;
+		performance.now = () => now += 10_000;
+		sessionStorage.seen = "[]";
+		new MutationObserver(() => {
+			const text = id => document.getElementById(id).textContent;
+			const told = [text("count"), document.getElementById("bar").position, text("status")];
+			sessionStorage.seen = JSON.stringify([...JSON.parse(sessionStorage.seen), told]);
+		}).observe(document.getElementById("status"), {childList: true});
+	`)
+	b.follow("Resend 2,500 events")
+	b.sees("0 events were handed to the service's own delivery.", "2,500 were skipped")
+	is.Equal(ask[[][]any](b, `JSON.parse(sessionStorage.seen)`), [][]any{
+		{"0 of 2,500 handed over, 1,000 skipped", 0.4, "40 %, about 15 s left"},
+		{"0 of 2,500 handed over, 2,000 skipped", 0.8, "80 %, about 5 s left"},
+	})
+	b.quiet()
 }
 
 // Without JavaScript the same is done by hand, a step at a time.

@@ -36,7 +36,8 @@ type service struct {
 	received map[string]int // by webhook-id
 }
 
-func newService(t *testing.T) *service {
+// newService starts one whose console is as usual, unless change says otherwise.
+func newService(t *testing.T, change ...func(*console.Config)) *service {
 	t.Helper()
 	s := &service{t: t, is: is.New(t), tenant: uuid.MustParse("7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11"), received: map[string]int{}}
 	s.answer.Store(http.StatusServiceUnavailable)
@@ -55,7 +56,11 @@ func newService(t *testing.T) *service {
 	log := slog.New(slog.DiscardHandler)
 	dispatcher, err := diverted.NewDispatcher(s.store, diverted.Config{Logger: log, AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	s.is.NoErr(err)
-	handler, err := console.New(console.Config{Store: s.history, Authorize: httpapi.AllowAll, Pinger: dispatcher, Logger: slog.Default()})
+	config := console.Config{Store: s.history, Authorize: httpapi.AllowAll, Pinger: dispatcher, Logger: slog.Default()}
+	for _, f := range change {
+		f(&config)
+	}
+	handler, err := console.New(config)
 	s.is.NoErr(err)
 	mux := http.NewServeMux()
 	mux.Handle("/ops/console/", handler)
