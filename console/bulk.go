@@ -24,7 +24,8 @@ type bulk struct {
 	danger bool
 	// Title asks, Does is what the button does, Doing says how far it is; each is followed by, or follows, a number of events.
 	title, does, doing, explain string
-	// done says of one event, or of several, that it is done; left why it was skipped; empty: only since it changed meanwhile.
+	// done says of one event, or of several, that it is done; left why it may have been skipped: whatever is done, somebody else
+	// may have been faster.
 	done, left forms
 	run        func(*call, diverted.BulkRequest) (diverted.BulkResult, error)
 }
@@ -52,18 +53,18 @@ var (
 		title: "Resend diverted events", does: "Resend", doing: "resent",
 		explain: "Each gets a fresh retry budget, and the oldest goes first. They are sent only as fast as the receiver can take them, however fast they are queued.",
 		done:    forms{"is on its way again", "are on their way again"},
-		left:    forms{"its body was expunged", "their bodies were expunged"},
+		left:    forms{"its body was expunged, or it was resent or deleted meanwhile", "their bodies were expunged, or they were resent or deleted meanwhile"},
 		run:     stepOf(diverted.BulkStore.ResendAll),
 	}
 	// handAll is resendAll where the host delivers by itself.
 	handAll = &bulk{
 		path: resendAll.path, permissions: resendAll.permissions,
 		title: resendAll.title, does: resendAll.does, doing: "handed over",
-		explain: "Each is handed to the service's own delivery, and is no longer kept here once that has taken it. What it does not take stays diverted.",
+		explain: "Each is handed to the service's own delivery, and removed from here once that delivery has taken it. What it does not take stays diverted.",
 		done:    forms{"was handed to the service's own delivery", "were handed to the service's own delivery"},
 		left: forms{
-			"its body was expunged, or the service's own delivery did not take it and its log says why",
-			"their bodies were expunged, or the service's own delivery did not take them and its log says why",
+			"its body was expunged, it was resent or deleted meanwhile, or the service's own delivery did not take it and its log says why",
+			"their bodies were expunged, they were resent or deleted meanwhile, or the service's own delivery did not take them and its log says why",
 		},
 		run: func(c *call, request diverted.BulkRequest) (diverted.BulkResult, error) {
 			return c.h.host.All(c.r.Context(), c.report(), request)
@@ -73,12 +74,14 @@ var (
 		path: "diverted/delete", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}, danger: true,
 		title: "Delete diverted events", does: "Delete", doing: "deleted", done: forms{"was deleted", "were deleted"},
 		explain: "This permanently deletes their records, attempts and bodies. The receiver will never get them.",
+		left:    forms{"it was resent or deleted meanwhile", "they were resent or deleted meanwhile"},
 		run:     stepOf(diverted.BulkStore.DeleteAll),
 	}
 	divertAll = &bulk{
 		path: "divert", permissions: []httpapi.Permission{httpapi.WebhooksWrite, httpapi.DivertedList},
 		title: "Divert pending deliveries", does: "Divert", doing: "diverted", done: forms{"was set aside", "were set aside"},
 		explain: "They are set aside, to be looked at, resent or deleted like any other diverted event. They are not sent by themselves when the webhook is active again.",
+		left:    forms{"it is no longer pending", "they are no longer pending"},
 		run:     stepOf(diverted.BulkStore.DivertAll),
 	}
 )
@@ -252,11 +255,7 @@ func (b *bulk) plan(c *call) (answer, error) {
 	v.progress = p
 	v.Finished = plural(p.Done, "event", "events") + " " + b.done.of(p.Done) + "."
 	if p.Missed > 0 {
-		v.Skipped = count(p.Missed) + " " + forms{"was", "were"}.of(p.Missed) + " skipped"
-		if why := b.left.of(p.Missed); why != "" {
-			v.Skipped += ": " + why
-		}
-		v.Skipped += "."
+		v.Skipped = count(p.Missed) + " " + forms{"was", "were"}.of(p.Missed) + " skipped: " + b.left.of(p.Missed) + "."
 	}
 	v.What = filterWords(p.Request.Filter)
 	switch {
