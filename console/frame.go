@@ -45,6 +45,16 @@ var notices = map[string]notice{
 	"stilldisabled": {"warn", "The suspension has ended", "The webhook is still disabled: nothing is attempted until it is enabled."},
 }
 
+// lastHasLeft says whether something was just done that can leave nothing of a webhook that the store does not know. A link from
+// elsewhere cannot say so: else there would be a page of every locator, also of those that never were a webhook's.
+func (c *call) lastHasLeft() bool {
+	switch c.query["notice"] {
+	case "resent", "handed", "deleted":
+		return c.fromOwnPage()
+	}
+	return false
+}
+
 // frame returns the frame of a page with this title.
 func (c *call) frame(title string) frame {
 	f := frame{

@@ -319,6 +319,30 @@ func TestAWebhookThatTheStoreDoesNotKnow(t *testing.T) {
 	is.Equal(s.get(list+"?webhook=orders").StatusCode, 400)
 }
 
+// What is said of a webhook of which nothing is left is said by the console alone, once, and not by a link to any locator.
+func TestALinkFromElsewhereMakesNoWebhook(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	key := diverted.WebhookKey{Tenant: tenant, Webhook: locator(50)}
+	e := s.divert(key, 3)
+	r := s.post(eventPath(e.Key)+"/delete", nil)
+	r = s.follow(resolve(s, eventPath(e.Key)+"/delete", r.Header.Get("Location")))
+	is.Equal(r.StatusCode, 200)
+	is.True(r.has("The event was deleted"))
+
+	for notice, status := range map[string]int{
+		"resent": 200, "handed": 200, "deleted": 200, // the last one may just have left
+		"expunged": 404, "unsuspended": 404, "stilldisabled": 404, "x": 404, "": 404, // nothing leaves by these
+	} {
+		at := webhookPath(key) + "?notice=" + notice
+		is.Equal(s.follow(at).StatusCode, status)
+		is.Equal(s.get(at, "Referer", "http://example.com/console/").StatusCode, status)
+		for _, from := range [][]string{nil, {"Sec-Fetch-Site", "none"}, {"Sec-Fetch-Site", "cross-site"}, {"Referer", "http://elsewhere.example/"}} {
+			is.Equal(s.get(at, from...).StatusCode, 404)
+		}
+	}
+}
+
 // A body of the greatest size makes a page of a bounded one, in bounded time.
 func TestAGreatBodyMakesASmallPage(t *testing.T) {
 	is := is.New(t)

@@ -96,7 +96,7 @@ type filterForm struct {
 }
 
 // fetchWebhook returns the webhook of the call, or one that has a locator alone if the store does not know it but
-// has diverted events of it: its host delivers by itself. Its name is as a page shows it.
+// has diverted events of it, or had until just now: its host delivers by itself. Its name is as a page shows it.
 func (c *call) fetchWebhook() (w diverted.Webhook, known bool, err error) {
 	w, err = c.h.config.Store.FetchWebhook(c.r.Context(), c.webhookKey())
 	if !errors.Is(err, diverted.ErrNotFound) {
@@ -107,7 +107,7 @@ func (c *call) fetchWebhook() (w diverted.Webhook, known bool, err error) {
 	if listErr != nil {
 		return w, false, listErr
 	}
-	if _, noticed := notices[c.query["notice"]]; len(page.Events) == 0 && !noticed { // else the last one has just left
+	if len(page.Events) == 0 && !c.lastHasLeft() {
 		return w, false, err
 	}
 	return diverted.Webhook{Tenant: c.tenant, Locator: c.webhook, Name: "Webhook " + c.webhook.String()}, false, nil
