@@ -108,6 +108,7 @@ func (c *call) fetchWebhook() (w diverted.Webhook, known bool, err error) {
 		return w, false, listErr
 	}
 	if len(page.Events) == 0 && !c.lastHasLeft() {
+		delete(c.query, "notice") // a page that says that there is nothing does not say that something was done to it
 		return w, false, err
 	}
 	return diverted.Webhook{Tenant: c.tenant, Locator: c.webhook, Name: "Webhook " + c.webhook.String()}, false, nil
