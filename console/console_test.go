@@ -239,6 +239,8 @@ func TestAnUnknownParameterIsNamed(t *testing.T) {
 	is.True(s.get(webhooksPath(tenant) + "?sate=active").has("this page has no parameter “sate”"))
 	is.True(s.get(webhooksPath(tenant) + "?%3Cb%3E%E2%80%AE=x").has(`“&lt;b&gt;\u202e”`))
 	is.True(!s.get(webhooksPath(tenant) + "?" + strings.Repeat("x", 100)).has(strings.Repeat("x", 65)))
+	is.True(s.get(webhooksPath(tenant) + "?x" + strings.Repeat("ä", 40) + "=1").has("“x" + strings.Repeat("ä", 31) + "”")) // no half of one
+	is.True(s.get(webhooksPath(tenant) + "?sate%ff=1").has(`“sate\xff”`))                                                  // which was sent so
 }
 
 // broken is a store that fails, or panics.

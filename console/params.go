@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -49,7 +50,10 @@ func (c *call) readQuery() error {
 	for name, list := range given {
 		switch {
 		case !slices.Contains(c.route.query, name):
-			f.add("query", "this page has no parameter “%s”", visible(name[:min(len(name), maxNamed)]))
+			if len(name) > maxNamed {
+				name = strings.ToValidUTF8(name[:maxNamed], "") // without the half of a character at its end
+			}
+			f.add("query", "this page has no parameter “%s”", visible(name))
 		case len(list) > 1:
 			f.add(name, "must be given once, was given %d times", len(list))
 		case list[0] != "":
