@@ -63,6 +63,23 @@ func TestPagesHaveNothingInline(t *testing.T) {
 }
 
 // The console finds its pages, and its pages find each other, wherever it is mounted.
+// A page has several forms, which those who do not see them tell apart by their names.
+func TestFormsThatSearchHaveNames(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	named := regexp.MustCompile(`<form method="get"[^>]* aria-label="([^"]+)"`)
+	for target, want := range map[string]int{webhooksPath(tenant): 2, webhookPath(w.Key()): 1} {
+		r := s.get(target)
+		names := map[string]bool{}
+		for _, form := range named.FindAllStringSubmatch(r.body, -1) {
+			names[form[1]] = true
+		}
+		is.Equal(len(names), want)
+		is.Equal(strings.Count(r.body, `<form method="get"`), want)
+	}
+}
+
 func TestAnyPrefix(t *testing.T) {
 	s := newSite(t)
 	w := s.webhook(1)

@@ -316,7 +316,11 @@ func TestAWebhookThatTheStoreDoesNotKnow(t *testing.T) {
 	r = s.get(list + "?webhook=" + key.Webhook.String())
 	is.Equal(r.StatusCode, http.StatusSeeOther)
 	is.Equal(resolve(s, list, r.Header.Get("Location")), webhookPath(key))
-	is.Equal(s.get(list+"?webhook=orders").StatusCode, 400)
+	r = s.get(list + "?webhook=%20" + key.Webhook.String() + "%09%C2%A0") // as it is pasted
+	is.Equal(resolve(s, list, r.Header.Get("Location")), webhookPath(key))
+	for _, no := range []string{"orders", "%20", key.Webhook.String() + "%20x"} {
+		is.Equal(s.get(list+"?webhook="+no).StatusCode, 400)
+	}
 }
 
 // What is said of a webhook of which nothing is left is said by the console alone, once, and not by a link to any locator.

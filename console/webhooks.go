@@ -2,6 +2,7 @@ package console
 
 import (
 	"net/url"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
@@ -122,6 +123,9 @@ func (c *call) listWebhooks() (answer, error) {
 	v.Searched = v.Name != "" || v.State != "" || v.EventType != ""
 
 	var f faults
+	if s, given := c.query["webhook"]; given {
+		c.query["webhook"] = strings.TrimSpace(s) // it is pasted, with what was selected around it
+	}
 	webhook := c.query.locator(&f, "webhook")
 	query := diverted.WebhookQuery{Tenant: c.tenant, Name: v.Name, After: c.query.locator(&f, "after"), Limit: webhooksPage}
 	if !utf8.ValidString(v.Name) || utf8.RuneCountInString(v.Name) > diverted.MaxNameLength {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/matryer/is"
 
@@ -117,6 +118,18 @@ func TestOperatorGoesOnAfterAStepThatFailed(t *testing.T) {
 	b.sees("2,300 events are on their way again.")
 	b.until(func() bool { return len(s.counts()) == many })
 	b.quiet("the server responded with a status of 409") // which was shown
+}
+
+// A locator is pasted from a log, often with a blank or two of what was around it.
+func TestOperatorPastesALocator(t *testing.T) {
+	s, b := newService(t), newBrowser(t)
+	billing := s.webhook("billing")
+	b.open(s.address + "tenants/" + s.tenant.String() + "/webhooks")
+	b.do(chromedp.Focus(chromedp.CSS("#webhook")))
+	call(b, input.InsertText, input.InsertTextParams{Text: "  " + billing.Locator.String() + " "})
+	b.follow("Open")
+	b.sees("billing", "Nothing is diverted.")
+	b.quiet()
 }
 
 // A host that takes nothing is seen to take nothing, while there is time to press Stop.
