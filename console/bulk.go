@@ -20,6 +20,8 @@ import (
 type bulk struct {
 	path        string
 	permissions []httpapi.Permission
+	// filters name the parameters that select the events; others are refused.
+	filters []string
 	// danger: it cannot be undone.
 	danger bool
 	// Title asks, Does is what the button does, Doing says how far it is; each is followed by, or follows, a number of events.
@@ -49,7 +51,7 @@ func stepOf(step func(diverted.BulkStore, context.Context, diverted.BulkRequest)
 
 var (
 	resendAll = &bulk{
-		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend},
+		path: "diverted/resend", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedResend}, filters: filterNames,
 		title: "Resend diverted events", does: "Resend", doing: "resent",
 		explain: "Each gets a fresh retry budget, and the oldest goes first. They are sent only as fast as the receiver can take them, however fast they are queued.",
 		done:    forms{"is on its way again", "are on their way again"},
@@ -58,7 +60,7 @@ var (
 	}
 	// handAll is resendAll where the host delivers by itself.
 	handAll = &bulk{
-		path: resendAll.path, permissions: resendAll.permissions,
+		path: resendAll.path, permissions: resendAll.permissions, filters: resendAll.filters,
 		title: resendAll.title, does: resendAll.does, doing: "handed over",
 		explain: "Each is handed to the service's own delivery, and removed from here once that delivery has taken it. What it does not take stays diverted.",
 		done:    forms{"was handed to the service's own delivery", "were handed to the service's own delivery"},
@@ -71,7 +73,7 @@ var (
 		},
 	}
 	deleteAll = &bulk{
-		path: "diverted/delete", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}, danger: true,
+		path: "diverted/delete", permissions: []httpapi.Permission{httpapi.DivertedList, httpapi.DivertedDelete}, filters: filterNames, danger: true,
 		title: "Delete diverted events", does: "Delete", doing: "deleted", done: forms{"was deleted", "were deleted"},
 		explain: "This permanently deletes their records, attempts and bodies. The receiver will never get them.",
 		left:    forms{"it was resent or deleted meanwhile", "they were resent or deleted meanwhile"},
@@ -79,7 +81,8 @@ var (
 	}
 	divertAll = &bulk{
 		path: "divert", permissions: []httpapi.Permission{httpapi.WebhooksWrite, httpapi.DivertedList},
-		title: "Divert pending deliveries", does: "Divert", doing: "diverted", done: forms{"was set aside", "were set aside"},
+		filters: []string{"eventType"}, // what is pending was not diverted yet, and may not have failed
+		title:   "Divert pending deliveries", does: "Divert", doing: "diverted", done: forms{"was set aside", "were set aside"},
 		explain: "They are set aside, to be looked at, resent or deleted like any other diverted event. They are not sent by themselves when the webhook is active again.",
 		left:    forms{"it is no longer pending", "they are no longer pending"},
 		run:     stepOf(diverted.BulkStore.DivertAll),

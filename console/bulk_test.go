@@ -327,6 +327,30 @@ func TestWhatASuspendedWebhookHoldsIsDiverted(t *testing.T) {
 	is.True(s.get(webhookPath(w.Key()) + "/pending").has("Nothing is pending."))
 }
 
+// No page says that what is pending failed with something, or was diverted at some time: that selects nothing of it.
+func TestWhatIsPendingIsSelectedByItsTypeAlone(t *testing.T) {
+	is := is.New(t)
+	s := newSite(t)
+	w := s.webhook(1)
+	s.accept(w.Key())
+	is.NoErr(s.store.Suspend(t.Context(), w.Key()))
+	at := webhookPath(w.Key()) + "/divert"
+	for _, filter := range []string{"trigger=503", "since=2026-11-23", "until=2026-11-23"} {
+		for _, state := range []string{"", "&state=running&counted=1", "&state=finished&done=1"} {
+			is.Equal(s.follow(at+"?"+filter+state).StatusCode, 400)
+		}
+		form, err := url.ParseQuery(filter + "&state=running")
+		is.NoErr(err)
+		is.Equal(s.post(at, form).StatusCode, 400)
+	}
+	is.True(s.get(at + "?eventType=order.lost").has("<strong>0</strong> events would be diverted"))
+	r := s.get(at + "?eventType=order.paid")
+	is.True(r.has("Pending deliveries of <strong><bdi>orders</bdi></strong> with type order.paid."))
+	target, form := r.form(s, at)
+	s.post(target, form)
+	is.Equal(s.held(w.Key()), 1)
+}
+
 // plain is a store without what it need not have.
 type plain struct{ diverted.Store }
 

@@ -33,7 +33,8 @@ const (
 
 var (
 	filterNames = []string{"trigger", "eventType", "since", "until"}
-	bulkNames   = append(slices.Clip(filterNames), "after", "before", "counted", "done", "missed", "state", "limit")
+	// stepNames are of a form that does something to many events, beside those that select them.
+	stepNames = []string{"after", "before", "counted", "done", "missed", "state", "limit"}
 )
 
 // routes is the table of what the console answers. Where two paths match, the one that comes first does.
@@ -55,9 +56,10 @@ func (h *Handler) routes() []route {
 	}
 	if h.bulk != nil {
 		for _, b := range h.bulks() {
+			query := slices.Concat(b.filters, stepNames)
 			routes = append(routes,
-				route{method: "GET", path: webhookPath + "/" + b.path, permissions: b.permissions, query: bulkNames, serve: b.plan},
-				route{method: "POST", path: webhookPath + "/" + b.path, permissions: b.permissions, query: bulkNames, serve: b.step},
+				route{method: "GET", path: webhookPath + "/" + b.path, permissions: b.permissions, query: query, serve: b.plan},
+				route{method: "POST", path: webhookPath + "/" + b.path, permissions: b.permissions, query: query, serve: b.step},
 			)
 		}
 	}
