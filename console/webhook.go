@@ -222,8 +222,11 @@ func (c *call) explain(v *webhookView, w diverted.Webhook) error {
 	}
 	if h := w.Handling(); v.State.Name == "failing" && !h.Divert && !h.Suspend {
 		dropped := "Failed events are dropped."
-		if h.Retry != nil {
+		switch {
+		case h.Retry != nil && handlesAll(h):
 			dropped = "Failed events are dropped once their retries are used up."
+		case h.Retry != nil:
+			dropped = "Events that fail with " + list(h.Triggers) + " are dropped once their retries are used up, all others at once."
 		}
 		v.Why = strings.TrimSpace(v.Why + " " + dropped)
 	}

@@ -44,6 +44,7 @@ func TestAWebhookSaysWhyItFailsBeforeAnythingIsDiverted(t *testing.T) {
 	retrying := diverted.DefaultFailureHandling()
 	held := diverted.FailureHandling{Suspend: true}
 	dropping := diverted.FailureHandling{Retry: &diverted.RetryStrategy{}}
+	some := diverted.FailureHandling{Retry: &diverted.RetryStrategy{}, Triggers: []diverted.Trigger{"4xx", "503"}}
 	dropped := diverted.FailureHandling{}
 	for name, c := range map[string]struct {
 		handling    *diverted.FailureHandling
@@ -54,6 +55,7 @@ func TestAWebhookSaysWhyItFailsBeforeAnythingIsDiverted(t *testing.T) {
 		"may not list":     {handling: &retrying, without: true, has: []string{"The last attempt failed."}, hasNot: []string{"Deliveries fail", "See what is pending"}},
 		"held":             {handling: &held, has: []string{"Suspended", "Deliveries failed with 503 (Service Unavailable)."}},
 		"retried, dropped": {handling: &dropping, has: []string{"Deliveries fail with 503 (Service Unavailable).", "Failed events are dropped once their retries are used up."}},
+		"some retried":     {handling: &some, has: []string{"Deliveries fail with 503 (Service Unavailable).", "Events that fail with 4xx or 503 are dropped once their retries are used up, all others at once."}, hasNot: []string{"Failed events are dropped"}},
 		"dropped":          {handling: &dropped, has: []string{"The last attempt failed.", "Failed events are dropped."}, hasNot: []string{"Deliveries fail", "See what is pending"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package console
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -199,12 +200,14 @@ func shownURL(raw string) string {
 	return visible(base + "?" + strings.Join(pairs, "&"))
 }
 
+// handlesAll says whether the handling applies to every failure.
+func handlesAll(h diverted.FailureHandling) bool {
+	return !slices.ContainsFunc(diverted.AllTriggers(), func(t diverted.Trigger) bool { return !h.Matches(t) })
+}
+
 // handlingWords says how failures are handled, in sentences.
 func handlingWords(h diverted.FailureHandling) []string {
-	all := h.Matches(diverted.TriggerTimeout)
-	for _, class := range []diverted.Trigger{"3xx", "4xx", "5xx"} {
-		all = all && h.Matches(class)
-	}
+	all := handlesAll(h)
 	var then []string
 	switch {
 	case h.Divert:
