@@ -352,30 +352,18 @@ func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
 
 // DeleteDiverted is as in [diverted.DivertedStore].
 func (s *Store) DeleteDiverted(ctx context.Context, key diverted.Key) error {
-	done, err := s.begin(ctx, "delete diverted event")
-	if err != nil {
-		return err
+	deleted, err := s.deleteOne(ctx, "delete diverted event", deleteDiverted, key)
+	if err == nil && !deleted {
+		err = fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
 	}
-	defer done()
-	deleted, err := s.deleteOne(ctx, deleteDiverted, key)
-	switch {
-	case err != nil:
-		return wrap("delete diverted event", err)
-	case !deleted:
-		return fmt.Errorf("diverted event %s: %w", key.Event, diverted.ErrNotFound)
-	}
-	return nil
+	return err
 }
 
 // DeleteResent is as in [diverted.DivertedStore].
 func (s *Store) DeleteResent(ctx context.Context, event diverted.DivertedEvent) error {
-	done, err := s.begin(ctx, "delete resent event")
-	if err != nil {
+	deleted, err := s.deleteOne(ctx, "delete resent event", deleteResent, event.Key, event.DivertedAt)
+	if deleted || err != nil {
 		return err
-	}
-	defer done()
-	if deleted, err := s.deleteOne(ctx, deleteResent, event.Key, event.DivertedAt); deleted || err != nil {
-		return wrap("delete resent event", err)
 	}
 	if _, err := s.FetchDiverted(ctx, event.Key); err != nil {
 		return err
@@ -384,7 +372,12 @@ func (s *Store) DeleteResent(ctx context.Context, event diverted.DivertedEvent) 
 }
 
 // deleteOne deletes a diverted event by a statement that may ask for more, and says whether it did.
-func (s *Store) deleteOne(ctx context.Context, statement string, key diverted.Key, more ...any) (deleted bool, err error) {
+func (s *Store) deleteOne(ctx context.Context, action, statement string, key diverted.Key, more ...any) (deleted bool, err error) {
+	done, err := s.begin(ctx, action)
+	if err != nil {
+		return false, err
+	}
+	defer done()
 	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
 		b.Queue(byIndex)
 		args := append([]any{pgUUID(key.Tenant), pgUUID(key.Webhook), pgUUID(key.Event)}, more...)
@@ -393,8 +386,11 @@ func (s *Store) deleteOne(ctx context.Context, statement string, key diverted.Ke
 			return nil
 		})
 	})
-	if deleted && err == nil {
+	if err != nil {
+		return false, wrap(action, err)
+	}
+	if deleted {
 		s.watchers.tell(diverted.Change{Kind: diverted.ChangeDeleted, Key: key})
 	}
-	return deleted, err
+	return deleted, nil
 }
