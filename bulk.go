@@ -31,8 +31,8 @@ import (
 // nothing was changed, or that the outcome of the first part is unknown. Events that come to be selected
 // after Before are not taken, so each is taken once however long the steps go on. If you may have to repeat the
 // first step, set its Before: without one the repeated step would also take what was resent and failed again in
-// between. How fast a receiver is fed with what was resent is the dispatcher's business. An unknown webhook has no events.
-// A request that breaks a rule is an ErrInvalid.
+// between. How fast a receiver is fed with what was resent is the dispatcher's business. An unknown webhook has
+// no events. A request that breaks a rule is an ErrInvalid.
 type BulkStore interface {
 	// ResendAll resends as [DivertedStore.Resend] does. ErrWebhookUnknown, ErrDisabled or ErrSuspended, in
 	// this order, if the webhook does not let events go; a dry run counts all the same. Events without a body

@@ -103,7 +103,9 @@ func (d *Dispatcher) Publish(ctx context.Context, tenant uuid.UUID, event Event)
 	}
 	var refused []error
 	for _, a := range deliveries {
-		refused = append(refused, refusal(a))
+		if a.Err != nil {
+			refused = append(refused, refusal(a))
+		}
 	}
 	return deliveries, errors.Join(refused...)
 }

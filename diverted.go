@@ -31,8 +31,13 @@
 // module shows the whole life of a delivery.
 //
 // A service needs these functions and, of the types, [Webhook] with its [Endpoint] and [FailureHandling],
-// [Config], [DivertedEvent], and the errors. The types of [DeliveryStore], which are [Message], [Claim], [Outcome], [Notice] and what they
-// are made of, are between the dispatcher and a store: they concern those who write a [Store].
+// [Config], [DivertedEvent], and the errors. The types of [DeliveryStore], which are [Message], [Claim],
+// [Outcome], [Notice] and what they are made of, are between the dispatcher and a store: they concern those
+// who write a [Store].
+//
+// Everything exported is safe for concurrent use unless it says otherwise; values such as [Event],
+// [Webhook] and [FailureHandling] are plain data, to be copied, and not to be changed by one goroutine
+// while another reads them.
 //
 // # Identifiers
 //
@@ -40,10 +45,6 @@
 // zero UUID. One whose tenants have other identifiers derives a UUID from each, such as
 // uuid.NewSHA1(namespace, []byte("customer-17")). A ULID is 16 bytes, like a UUID, so that the key of a
 // webhook in the service's own table can be its locator: ulid.ULID(id).
-//
-// Everything exported is safe for concurrent use unless it says otherwise; values such as [Event],
-// [Webhook] and [FailureHandling] are plain data, to be copied, and not to be changed by one goroutine
-// while another reads them.
 package diverted
 
 import (

@@ -94,8 +94,8 @@ type Failure struct {
 }
 
 // Kept returns the failure as a store keeps it: a zero At is now, the store's time, and At is in UTC, to the
-// millisecond; Message and Excerpt are within their bounds, also those of a host that delivers by itself. It is for those
-// who write a [Store].
+// millisecond; Message and Excerpt are within their bounds, also those of a host that delivers by itself. It is
+// for those who write a [Store].
 func (f Failure) Kept(now time.Time) Failure {
 	if f.At.IsZero() {
 		f.At = now

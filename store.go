@@ -40,10 +40,9 @@ type Store interface {
 // DivertedStore keeps what was set aside. It is all that package httpapi needs.
 type DivertedStore interface {
 	// Divert sets an event aside, for a host that delivers by itself; its webhook need not be known to the
-	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced, this by a later
-	// one; its
-	// AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure becomes the last of its
-	// Failures, cut to its bounds ([Failure.Kept]), the event's own Failures and Expunged are not looked at.
+	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced, the last by a
+	// later one; its AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure becomes the last
+	// of its Failures, cut to its bounds ([Failure.Kept]), the event's own Failures and Expunged are not looked at.
 	// If it is pending, Divert changes nothing and returns ErrConflict, since it is on its way. A zero
 	// Failure.At is now. A value that breaks a rule is an ErrInvalid.
 	Divert(ctx context.Context, event DivertedEvent) error

@@ -128,10 +128,11 @@ type Config struct {
 	// was set aside alone. Nil: [diverted.DivertedStore.Resend], for those who run a [diverted.Dispatcher].
 	//
 	// It is given the whole event. If it returns nil the event is deleted, unless the host diverted it again
-	// meanwhile, and the answer is 200; if the store cannot delete it, 502 resend_unfinished. An error keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered
-	// as the store's own, 409, and anything else 502 resend_failed, and logged. It is called concurrently,
-	// for the same event too, and again after a crash between its return and the deletion. A bulk resend calls
-	// it for each event, 16 at once; those that it does not take are matched and not done.
+	// meanwhile, and the answer is 200; if the store cannot delete it, 502 resend_unfinished. An error keeps it:
+	// [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered as the
+	// store's own, 409, and anything else 502 resend_failed, and logged. It is called concurrently, for the same
+	// event too, and again after a crash between its return and the deletion. A bulk resend calls it for each
+	// event, 16 at once; those that it does not take are matched and not done.
 	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
 	// Webhooks keeps webhooks. A [diverted.Store] is one. Nil: the webhook routes do not exist.
