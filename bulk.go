@@ -26,27 +26,27 @@ import (
 //		request.After, request.Before = result.After, result.Before
 //	}
 //
-// A step takes events ascending by locator. A store may commit it in parts, so that it holds nobody up, and
-// if a part fails it answers for the parts before it, as if the limit had been less: an error means that
-// nothing was changed, or that the outcome of the first part is unknown. Events that come to be selected
-// after Before are not taken, so each is taken once however long the steps go on. If you may have to repeat the
-// first step, set its Before: without one the repeated step would also take what was resent and failed again in
+// A step takes events ascending by locator. A store may commit it in parts, so that it holds nobody up; if a
+// part fails, the result is that of the parts before it, as if the limit had been less. So an error means that
+// nothing was changed, or that the outcome of the first part is unknown. Events that come to be selected after
+// Before are not taken, so each is taken once however long the steps go on. If you may have to repeat the first
+// step, set its Before: without one the repeated step would also take what was resent and failed again in
 // between. How fast a receiver is fed with what was resent is the dispatcher's business. An unknown webhook has
 // no events. A request that breaks a rule is an ErrInvalid.
 type BulkStore interface {
 	// ResendAll resends as [DivertedStore.Resend] does. ErrWebhookUnknown, ErrDisabled or ErrSuspended, in
 	// this order, if the webhook does not let events go; a dry run counts all the same. Events without a body
-	// (see [RetentionStore.Expunge]) are matched and not done.
+	// (see [RetentionStore.Expunge]) are matched but not done.
 	ResendAll(ctx context.Context, request BulkRequest) (BulkResult, error)
 
 	// DeleteAll deletes as [DivertedStore.DeleteDiverted] does.
 	DeleteAll(ctx context.Context, request BulkRequest) (BulkResult, error)
 
 	// DivertAll sets aside the pending deliveries of a webhook that is suspended or disabled; ErrConflict if
-	// it is neither, ErrNotFound if there is none, of a dry run too. Of the filter EventType alone may be set,
-	// and Before is when they were accepted. The failure of each is its last one, or, if it was never
-	// attempted, one that says that it was set aside on request. A delivery that is claimed is taken too: its
-	// attempt, under way, settles into nothing.
+	// it is neither, ErrNotFound if there is none, for a dry run too. Of the filter only EventType may be set,
+	// and Before applies to when they were accepted. The failure of each is its last one, or, if it was never
+	// attempted, one that says that it was set aside on request. A delivery that is claimed is taken too: the
+	// outcome of its attempt then changes nothing.
 	DivertAll(ctx context.Context, request BulkRequest) (BulkResult, error)
 }
 
@@ -66,7 +66,7 @@ type BulkRequest struct {
 	// After leaves out all up to and including this event locator. Zero: none.
 	After ulid.ULID
 	// Before leaves out what was set aside at this moment or later. Zero: the end of the present millisecond,
-	// by the store's clock, which the result tells, for the steps that follow.
+	// by the store's clock; the result has it, for the steps that follow.
 	Before time.Time
 	// Limit bounds the events of the step, 1 to [MaxBulk]. Zero: [DefaultBulk].
 	Limit int
@@ -89,8 +89,8 @@ func (r BulkRequest) WithDefaults() (BulkRequest, error) {
 	return r, f.err()
 }
 
-// ForPending returns nil if the request is one for pending deliveries, as [BulkStore.DivertAll] takes, else an
-// [InvalidError], for those who write a [Store].
+// ForPending returns nil if [BulkStore.DivertAll] may take the request, else an [InvalidError], for those who
+// write a [Store].
 func (r BulkRequest) ForPending() error {
 	if (r.Filter != DivertedFilter{EventType: r.Filter.EventType}) {
 		return invalid("filter", "must be of no more than an event type, since what is pending was not diverted yet")
@@ -98,18 +98,18 @@ func (r BulkRequest) ForPending() error {
 	return nil
 }
 
-// AsideOnRequest is the failure of a delivery that was never attempted, and that [BulkStore.DivertAll] sets
-// aside now, for those who write a [Store].
+// AsideOnRequest returns the failure of a delivery that was never attempted, and that [BulkStore.DivertAll]
+// sets aside now, for those who write a [Store].
 func AsideOnRequest(now time.Time) Failure {
 	return Failure{Trigger: TriggerTimeout, Message: "set aside on request, before any attempt", At: now}
 }
 
 // BulkResult is what a step of a [BulkStore] did.
 type BulkResult struct {
-	// Matched counts the events that the step selected, Done those that it changed; 0 in a dry run.
+	// Matched counts the events that the step selected; Done, 0 in a dry run, those that it changed.
 	Matched, Done int
-	// More says that there may be further ones: the next step's After and Before are these. After is the last
-	// event that was selected, or the request's.
+	// More says that there may be further ones: the next step takes this After and Before. After is the last
+	// event that was selected, or the request's if none was.
 	More   bool
 	After  ulid.ULID
 	Before time.Time

@@ -15,37 +15,37 @@ type Config struct {
 	// MaxInFlight bounds the attempts under way in all, 1 to 65,536. 0: 1,024.
 	MaxInFlight int
 	// MaxInFlightPerWebhook bounds the attempts under way for one webhook, 1 to MaxInFlight. 0: 128, or
-	// MaxInFlight if that is less. How many there are below that follows the receiver: they begin at 8, grow
-	// by one with each answer, and are halved by a timeout, a 429 and a 503.
+	// MaxInFlight if that is less. Below that the number follows the receiver: it begins at 8, grows by one
+	// with each answer, and is halved by a timeout, a 429 or a 503.
 	MaxInFlightPerWebhook int
-	// Jitter spreads each wait before a retry by up to this fraction both ways, up to 0.5. 0: 0.1, which is
-	// ±10 %. Negative: none.
+	// Jitter varies each wait before a retry by up to this fraction either way, at most 0.5. 0: 0.1, which
+	// is ±10 %. Negative: none.
 	Jitter float64
-	// MaxRetryAfter is the longest wait that a receiver can ask for by Retry-After, up to 24 h. Such a wait
-	// lengthens that of the retry strategy, and never shortens it. 0: 1 h. Negative: Retry-After is ignored.
+	// MaxRetryAfter is the longest wait that a receiver can ask for by Retry-After, up to 24 h. It can
+	// lengthen the wait of the retry strategy, never shorten it. 0: 1 h. Negative: Retry-After is ignored.
 	MaxRetryAfter time.Duration
-	// MaxPendingPerWebhook bounds how many deliveries of a webhook are pending. At the bound Send answers
-	// [ErrFull], and so does Publish, which accepts the event for the other webhooks all the same. 0: no bound.
-	// Processes on one store count each other's deliveries with a delay of up to a second. What is accepted in
-	// the host's own transaction ([SQLiteStore.SendTx] and its like) is never refused, by this bound or the next.
+	// MaxPendingPerWebhook bounds how many deliveries of a webhook are pending. At the bound Send returns
+	// [ErrFull], and so does Publish, which still accepts the event for the other webhooks. 0: no bound.
+	// Processes on one store count each other's deliveries up to a second late. What the host's own transaction
+	// accepts ([SQLiteStore.SendTx] and its like) is never refused, by this bound or the next.
 	MaxPendingPerWebhook int
 	// MaxStoreBytes bounds the size of the store, in bytes: on SQLite that of the database's pages in use,
-	// without the write-ahead log. At the bound Send and Publish answer [ErrFull] for every webhook. What is
-	// settled, resent or deleted is never refused, so choose it well below what the disk has. 0: no bound. A
-	// store that cannot tell its size, such as PostgreSQL's, has Send and Publish answer [ErrUnsupported] to
-	// anything else.
+	// without the write-ahead log. At the bound Send and Publish return [ErrFull] for every webhook.
+	// Settling, resending and deleting are never refused, so stay well below the size of the disk. 0: no
+	// bound. With a store that cannot tell its size, such as PostgreSQL's, any other value makes Send and
+	// Publish return [ErrUnsupported].
 	MaxStoreBytes int64
-	// GracePeriod is how long Run, when its context ends, lets the attempts under way go on before it gives
-	// them up, up to 10 min. 0: 20 s. Negative: none.
+	// GracePeriod is how long Run, once its context has ended, lets the attempts under way go on before it
+	// gives them up, at most 10 min. 0: 20 s. Negative: none.
 	GracePeriod time.Duration
 
-	// Retention says after what age, and beyond which number for each webhook, diverted events and what
-	// suspended and disabled webhooks hold are deleted. Run does it when it begins and every minute from then,
-	// in small steps, each logged and observed. The store must be a [RetentionStore]. Zero: everything is kept.
+	// Retention says at what age, and beyond what number per webhook, diverted events and what suspended and
+	// disabled webhooks hold are deleted. Run does so when it begins and every minute from then on, in small
+	// steps, each logged and observed. The store must be a [RetentionStore]. Zero: everything is kept.
 	Retention Retention
 
-	// UserAgent is the header of that name on every request, at most 256 bytes without control characters.
-	// Empty: "diverted (+https://github.com/divertedevents/diverted)".
+	// UserAgent is the User-Agent header of every request, at most 256 bytes without control characters or
+	// space around it. Empty: "diverted (+https://github.com/divertedevents/diverted)".
 	UserAgent string
 	// AllowedNetworks opens networks that the address guard refuses: an intranet's prefix, or, to try things on one
 	// machine, 127.0.0.0/8 and ::1/128. Nil: public addresses alone.
@@ -55,13 +55,13 @@ type Config struct {
 	// AllowInsecureTLS permits endpoints with InsecureTLS. Otherwise an attempt to one fails.
 	AllowInsecureTLS bool
 	// Transport sends the requests in place of the dispatcher's own client. It is for tests: no address is
-	// guarded, no TLS rule and no connection limit of this package holds, and Timeout still does. Nil: the
+	// guarded, and none of this package's TLS rules and connection limits hold, but Timeout does. Nil: the
 	// dispatcher's own.
 	Transport http.RoundTripper
 
 	// Logger is told what an operator should know: drops, diversions, suspensions, lost leases, webhooks whose
-	// address is not allowed, faults of the store; and, at the level of debugging, each attempt that is retried.
-	// It never sees secrets, payloads or the query of a URL. Nil: slog.Default().
+	// address is not allowed, faults of the store; and, at debug level, each attempt that is retried. It never
+	// sees secrets, payloads or the query of a URL. Nil: slog.Default().
 	Logger *slog.Logger
 	// Observer is told what happened, after it was committed. Metrics are built on it.
 	Observer Observer

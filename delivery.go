@@ -9,8 +9,8 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// DeliveryStore keeps deliveries on their way. [Dispatcher] is its caller. Accepting and working take
-// many deliveries at once, since it is the transaction that costs, not the row.
+// DeliveryStore keeps deliveries on their way. [Dispatcher] is its caller. Accept and Work take many
+// deliveries at once, since it is the transaction that costs, not the row.
 type DeliveryStore interface {
 	// Accept makes deliveries of messages: durable, pending and due now. It answers each message in its
 	// place; a message that is refused does not keep the others from being accepted. A delivery that is
@@ -28,7 +28,7 @@ type DeliveryStore interface {
 	// whose lease is over. Claims take turns by tenant, then by webhook; within a webhook, retries that are
 	// due come first, then the others in the order of acceptance. A claim is leased: when the lease is over
 	// somebody else may claim the delivery, with [Claim.Losses] one higher. A lease that ends further in the
-	// future than any can (the clock was set back) is void.
+	// future than any can (the clock was set back) is void. A request that breaks a rule is an ErrInvalid.
 	Work(ctx context.Context, request WorkRequest) (WorkResult, error)
 
 	// ListPending returns pending deliveries of one webhook, ascending by event locator. An unknown webhook
@@ -42,13 +42,13 @@ type Message struct {
 	// Webhook is the receiver; [ErrNotFound] if there is none. A disabled or suspended one accepts it and
 	// holds it. Zero: every enabled webhook of the tenant that subscribes to EventType, which may be none.
 	Webhook ulid.ULID
-	// Event and RequestLocator are those of the event, EventType is its type, Body its encoding, which the
-	// store keeps and does not read.
+	// Event and RequestLocator are the event's locators, EventType is its type, Body its encoding, which
+	// the store keeps and does not read.
 	Event          ulid.ULID
 	RequestLocator ulid.ULID
 	EventType      string
 	Body           []byte
-	// TraceParent identifies the span that sends it, a header traceparent of version 00, see [Tracer]. Empty:
+	// TraceParent identifies the span that sends it: a traceparent header of version 00, see [Tracer]. Empty:
 	// none.
 	TraceParent string
 }
@@ -93,17 +93,17 @@ func (m Message) Validate() error {
 	return f.err()
 }
 
-// AcceptRequest is what [DeliveryStore.Accept] is asked.
+// AcceptRequest is the request of [DeliveryStore.Accept].
 type AcceptRequest struct {
 	Messages []Message
-	// Claim allows to hand deliveries back already claimed. Nil: none. One that breaks a rule is an ErrInvalid
-	// of the whole call.
+	// Claim allows deliveries to be handed back already claimed. Nil: none. One that breaks a rule makes the
+	// whole call an ErrInvalid.
 	Claim *ClaimRequest
-	// MaxPending has a delivery [Refused] while its webhook has that many pending. 0: no bound. What other
-	// processes accept within the same second may not count.
+	// MaxPending makes a delivery [Refused] while its webhook has that many pending. 0: no bound. What
+	// other processes accept within the same second may not count.
 	MaxPending int
-	// MaxBytes has deliveries Refused while all that the store keeps takes that many bytes, by its own measure.
-	// 0: no bound. A store without a measure answers [ErrUnsupported] to any other.
+	// MaxBytes makes deliveries Refused while all that the store keeps takes that many bytes, by its own
+	// measure. 0: no bound. A store without a measure returns [ErrUnsupported] for any other value.
 	MaxBytes int64
 }
 
@@ -119,7 +119,7 @@ func (r *AcceptRequest) refuse(pending int, bytes int64) error {
 	return nil
 }
 
-// AcceptResult is what [DeliveryStore.Accept] answers.
+// AcceptResult is the result of [DeliveryStore.Accept].
 type AcceptResult struct {
 	// Messages has an answer for each message, in its place.
 	Messages []MessageResult
@@ -158,13 +158,13 @@ const (
 	Refused AcceptStatus = "refused"
 )
 
-// WorkRequest is what [DeliveryStore.Work] is asked.
+// WorkRequest is the request of [DeliveryStore.Work].
 type WorkRequest struct {
 	// Outcomes are those of attempts that ended.
 	Outcomes []Outcome
 	// Notices are the outcomes of notices that were claimed.
 	Notices []NoticeOutcome
-	// Claim allows to claim what is due. Nil: nothing is claimed.
+	// Claim allows what is due to be claimed. Nil: nothing is claimed.
 	Claim *ClaimRequest
 	// Refresh asks a store that remembers what is due to look at all that other processes and
 	// transactions of the host may have added.
@@ -197,12 +197,12 @@ type ClaimRequest struct {
 	// Lease is how long the claims are the caller's: more than 0, at most [MaxLease].
 	Lease time.Duration
 	// Reserve is asked how many deliveries of a webhook may be claimed, want at most; the caller counts the
-	// answer as taken until the call returns, and frees what the answer did not use. It must be quick, safe
-	// for concurrent use, and must not call the store. A call that is repeated inside the store may ask
-	// again. Nil: as many as are wanted.
+	// answer as taken until the call returns, and then frees what the call did not use. It must be quick,
+	// safe for concurrent use, and must not call the store. A call that is repeated inside the store may
+	// ask again. Nil: as many as are wanted.
 	Reserve func(webhook WebhookKey, want int) int
 	// InFlight says whether the caller has this delivery in its hands. The store asks before it claims one
-	// whose lease is over, and if so extends that claim instead. It must be as Reserve must. Nil: none.
+	// whose lease is over, and if so extends that claim instead. The rules of Reserve hold. Nil: none.
 	InFlight func(key Key) bool
 }
 
@@ -230,11 +230,11 @@ func (r *ClaimRequest) Validate() error {
 // MaxLease is the longest lease of a claim. One that ends later than this from now is void.
 const MaxLease = 15 * time.Minute
 
-// MaxLosses is how often the claim of a delivery may be lost before the [Dispatcher] diverts it instead
-// of attempting it: it seems to kill its process.
+// MaxLosses is how often the claim of a delivery may be lost before the [Dispatcher] diverts it instead of
+// attempting it: it seems to kill the process.
 const MaxLosses = 10
 
-// WorkResult is what [DeliveryStore.Work] answers.
+// WorkResult is the result of [DeliveryStore.Work].
 type WorkResult struct {
 	// Settled has an answer for each outcome, in its place.
 	Settled []Settled
@@ -243,8 +243,8 @@ type WorkResult struct {
 	// Notices are the notices to send.
 	Notices []NoticeClaim
 	// Next is how long from now until something that is not due yet becomes due, by the store's clock; 0
-	// if more may be due than Count or Bytes allowed, negative if the store knows of nothing. Nothing is looked
-	// for without a Claim, and then Next says nothing.
+	// if more may be due than Count or Bytes allowed, negative if the store knows of nothing. Without a Claim
+	// nothing is looked for, and Next means nothing.
 	Next time.Duration
 }
 
@@ -285,7 +285,7 @@ type Outcome struct {
 	Wait time.Duration
 	// Failure is why the attempt failed; nil for OutcomeDelivered and OutcomeReturn.
 	Failure *Failure
-	// Suspend suspends the webhook if it is in Epoch still.
+	// Suspend suspends the webhook if it is still in Epoch.
 	Suspend bool
 	Epoch   int64
 	// Alert adds the failure to the notice of the webhook, in the same transaction.
@@ -299,8 +299,8 @@ type OutcomeKind string
 const (
 	// OutcomeDelivered: the row is gone.
 	OutcomeDelivered OutcomeKind = "delivered"
-	// OutcomeRetry: pending, due after Wait, one attempt more. While its webhook is not active it is held
-	// instead, due in the order of acceptance when the webhook is again.
+	// OutcomeRetry: pending, due after Wait, with one attempt more. While its webhook is not active it is
+	// held instead, due in the order of acceptance when the webhook is active again.
 	OutcomeRetry OutcomeKind = "retry"
 	// OutcomeDivert: diverted, with Failure.
 	OutcomeDivert OutcomeKind = "divert"
@@ -315,7 +315,7 @@ const (
 
 // Settled says what became of an [Outcome].
 type Settled struct {
-	// Stale: the delivery has not the outcome's token: its lease was lost, or it is gone. Nothing changed.
+	// Stale: the delivery lacks the outcome's token: its lease was lost, or it is gone. Nothing changed.
 	Stale bool
 	// Suspended: this outcome suspended the webhook.
 	Suspended bool
@@ -330,13 +330,12 @@ type NoticeClaim struct {
 	// Tries counts the outcomes that were not Done. A claim that was lost is not among them: nobody knows
 	// whether it was tried.
 	Tries int
-	// Window is the time that the outcome before this one asked to wait after a notice that was sent; 0 for
-	// the first.
+	// Window is the Wait with which the notice before this one was Done; 0 for the first.
 	Window time.Duration
 }
 
-// Notice tells of budgets that were spent at one webhook. To its alert endpoint it is sent as JSON, with the
-// headers of every message:
+// Notice tells of budgets that were spent at one webhook. It is sent to the webhook's alert endpoint as
+// JSON, with the headers of every message:
 //
 //	{
 //	  "tenantLocator": "7c1f3c7e-50a4-4b58-8a0e-3d0a1c5a9b11",
@@ -355,11 +354,11 @@ type NoticeClaim struct {
 //	  "last": { … as first … }
 //	}
 //
-// The first is sent at once, those that follow within a minute are gathered into one, which is sent at the end
-// of that minute; it doubles up to an hour while failures go on. A notice is tried five times within ten
-// minutes, then given up and logged; [Observer.Alerted] is told when it was sent, and when it is given up.
+// The first failure is told at once; those of the minute that follows are gathered into one notice, sent at
+// its end; the interval doubles, up to an hour, while failures go on. A notice is tried five times within
+// ten minutes, then given up and logged; [Observer.Alerted] is told when it was sent, or given up.
 type Notice struct {
-	// Locator identifies the notice; it is the header webhook-id on every try.
+	// Locator identifies the notice; it is the webhook-id header on every try.
 	Locator ulid.ULID
 	// Failures counts the budgets that were spent, Diverted those of them that were diverted.
 	Failures, Diverted int
@@ -411,7 +410,8 @@ type PendingDelivery struct {
 	// says that somebody attempts it, and then Due is the end of the lease.
 	Due     time.Time
 	Claimed bool
-	// Attempts counts those made in this budget. A spent one is told until the next claim begins a fresh one.
+	// Attempts counts those made in this budget. Those of a spent budget are shown until the next claim
+	// begins a fresh one.
 	Attempts int
 	// Failure is the last one, nil before the first.
 	Failure *Failure

@@ -20,7 +20,7 @@ import (
 //
 // Its [Observer] and its log are told of changes made through the store as long as the dispatcher is in
 // use, whether Run runs or not. There is nothing to close: a dispatcher that is dropped unsubscribes from
-// the store when it is collected, and one that does not run has no goroutine.
+// the store when it is garbage-collected, and one that does not run has no goroutine.
 type Dispatcher struct {
 	store   Store
 	config  Config
@@ -32,8 +32,8 @@ type Dispatcher struct {
 }
 
 // NewDispatcher returns a dispatcher on the store. It attempts nothing until [Dispatcher.Run] is called.
-// A nil store, a configuration that breaks a rule, and a Retention that the store does not offer are an
-// [ErrInvalid].
+// A nil store, a configuration that breaks a rule, and a Retention on a store that is no [RetentionStore]
+// are an [ErrInvalid].
 func NewDispatcher(store Store, config Config) (*Dispatcher, error) {
 	if store == nil {
 		return nil, invalid("store", "must not be nil")
@@ -61,8 +61,8 @@ func NewDispatcher(store Store, config Config) (*Dispatcher, error) {
 }
 
 // Send accepts an event for one webhook. When it returns nil the delivery is durable: it is pending, or
-// it was pending or diverted already, as the answer's Status says. A disabled or suspended webhook's is
-// held until the webhook is active again.
+// it was pending or diverted already, as the answer's Status says. If the webhook is disabled or suspended
+// it is held until the webhook is active again.
 //
 // The error is [ErrNotFound] for a webhook that the tenant does not have, [ErrInvalid] for an event that
 // breaks a rule, [ErrFull] if there is no room for it (and then the answer's Status is [Refused]), or the
@@ -94,8 +94,8 @@ func refusal(a Acceptance) error {
 // transaction, and says for each what became of it, ascending by locator; there may be none. When it
 // returns nil they are all durable.
 //
-// The error is as that of [Dispatcher.Send]. If only some webhooks have no room for the event it is an
-// [ErrFull] beside the whole answer: the others have accepted.
+// The errors are those of [Dispatcher.Send]. An [ErrFull] comes with the whole answer: the webhooks that
+// had room have accepted the event.
 func (d *Dispatcher) Publish(ctx context.Context, tenant uuid.UUID, event Event) ([]Acceptance, error) {
 	deliveries, err := d.accept(ctx, tenant, ulid.ULID{}, event)
 	if err != nil {
@@ -191,15 +191,14 @@ func (d *Dispatcher) acceptWith(ctx context.Context, m Message, r *reservation) 
 	return answer.Deliveries, answer.Err
 }
 
-// Run delivers until ctx ends and the attempts under way are settled. It then lets them go on for
-// [Config.GracePeriod], gives up those that are not over by then, so that they are made again, and returns
-// nil if everything was settled in the store. Otherwise its error says how many outcomes were not, and
-// those deliveries are attempted again once their leases are over. An [ErrClosed] of the store ends Run
-// with that error. No goroutine is left when it returns, unless Config.Transport does not let go of a
-// request whose context has ended.
+// Run delivers until ctx ends. Then it lets the attempts under way go on for [Config.GracePeriod], gives up
+// those that are not over by then, to be made again later, and returns nil if everything was settled in the
+// store. Otherwise its error says how many outcomes were not, and those deliveries are attempted again once
+// their leases are over. An [ErrClosed] of the store ends Run with that error. No goroutine is left when it
+// returns, unless Config.Transport does not let go of a request whose context has ended.
 //
-// One Run or Flush works at a time, another is refused with an [ErrConflict]; Run may be called again
-// after it returned. Any number of processes may run on one store.
+// Only one Run or Flush works at a time, another returns an [ErrConflict]; Run may be called again once it
+// has returned. Any number of processes may run on one store.
 //
 // New work, resends and unsuspends made through the same store wake it at once, as does
 // [Dispatcher.Wake]; it finds the work of other processes within a second. While the store cannot settle,
@@ -207,15 +206,15 @@ func (d *Dispatcher) acceptWith(ctx context.Context, m Message, r *reservation) 
 // a full disk.
 func (d *Dispatcher) Run(ctx context.Context) error { return d.work(ctx, false) }
 
-// Flush attempts everything that is due, and what becomes due meanwhile, and returns when nothing is due
-// and nothing under way; what waits for a retry, or because its receiver asked for a pause (Retry-After), is
-// left. It is for tests and for jobs that run now and then: it works without Run, and is refused with an
-// [ErrConflict] while Run runs. It returns at the first error of the store. When ctx ends it does as Run
-// does, and returns ctx's error.
+// Flush attempts everything that is due, and what becomes due meanwhile, and returns when nothing is due or
+// under way. What waits for a retry, or because its receiver asked for a pause (Retry-After), is left. It is
+// for tests and for jobs that run now and then: it works without Run, and returns an [ErrConflict] while Run
+// runs. It returns the first error of the store. When ctx ends it stops as Run does, and returns ctx's
+// error.
 func (d *Dispatcher) Flush(ctx context.Context) error { return d.work(ctx, true) }
 
-// Wake has a Run under way look for work at once: after a transaction of the host's that accepted
-// something, say. It does not wait, and does nothing while nothing runs.
+// Wake makes a Run under way look for work at once, for instance after a transaction of the host's that
+// accepted something. It does not block, and does nothing while nothing runs.
 func (d *Dispatcher) Wake() {
 	if s := d.session.Load(); s != nil {
 		s.wakeUp(true)

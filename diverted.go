@@ -1,10 +1,10 @@
 // Package diverted sends webhooks from a Go service and loses none.
 //
 // A service that sends webhooks accepts an [Event] once and wants it to reach every [Webhook] that
-// asked for it, however long the receiver is away. This package is that part: it keeps each delivery
-// in a [Store], attempts it by HTTP POST, retries it by the webhook's own [RetryStrategy], sets aside
-// ("diverts") what cannot be delivered as a [DivertedEvent], suspends a webhook that is broken, and
-// tells someone.
+// asked for it, however long the receiver is away. This package does that: it keeps each delivery in a
+// [Store], attempts it by HTTP POST, retries it by the webhook's own [RetryStrategy], sets aside
+// ("diverts") what cannot be delivered as a [DivertedEvent], suspends a webhook that is broken, and tells
+// someone.
 //
 // # The life of a delivery
 //
@@ -12,15 +12,15 @@
 //
 //   - [Dispatcher.Send] and [Dispatcher.Publish] accept: the delivery is durable when they return nil.
 //   - [Dispatcher.Run] claims what is due, attempts it, and settles the outcome in the store.
-//   - 2xx: delivered, and forgotten. To be able to say later what was delivered, keep a record of your own, by
-//     [Observer.Attempted], which is told before the row is deleted.
+//   - 2xx: delivered, and forgotten. To know later what was delivered, keep a record of your own, in
+//     [Observer.Attempted], which is called before the row is deleted.
 //   - A failure with budget left: pending, until the wait before the next retry is over.
 //   - A failure with its budget spent: diverted, or held by the webhook that it suspended, or dropped,
 //     as the webhook's [FailureHandling] says.
-//   - A diverted event stays where it is until it is resent or deleted, by [DivertedStore.Resend] and
+//   - A diverted event stays until it is resent or deleted, by [DivertedStore.Resend] and
 //     [DivertedStore.DeleteDiverted] or over HTTP by package httpapi.
 //
-// Delivery is at least once. A receiver recognises a repetition by the header webhook-id, which is the
+// Delivery is at least once. A receiver recognises a repetition by the webhook-id header, which is the
 // event's locator on every attempt. No order is promised.
 //
 // # Where to begin
@@ -30,21 +30,20 @@
 // dispatcher on it, [NewWebhook] a webhook, and [NewEvent] an event. The program examples/quickstart of this
 // module shows the whole life of a delivery.
 //
-// A service needs these functions and, of the types, [Webhook] with its [Endpoint] and [FailureHandling],
-// [Config], [DivertedEvent], and the errors. The types of [DeliveryStore], which are [Message], [Claim],
-// [Outcome], [Notice] and what they are made of, are between the dispatcher and a store: they concern those
-// who write a [Store].
+// A service needs these functions, the types [Webhook], [Endpoint], [FailureHandling], [Config] and
+// [DivertedEvent], and the errors. The types of [DeliveryStore] ([Message], [Claim], [Outcome], [Notice]
+// and their parts) pass between the dispatcher and a store: they concern only those who write a [Store].
 //
 // Everything exported is safe for concurrent use unless it says otherwise; values such as [Event],
-// [Webhook] and [FailureHandling] are plain data, to be copied, and not to be changed by one goroutine
-// while another reads them.
+// [Webhook] and [FailureHandling] are plain data: copy them, and do not change one while another goroutine
+// reads it.
 //
 // # Identifiers
 //
 // A tenant is a UUID, a webhook and an event are ULIDs. A service with one tenant takes any constant but the
-// zero UUID. One whose tenants have other identifiers derives a UUID from each, such as
-// uuid.NewSHA1(namespace, []byte("customer-17")). A ULID is 16 bytes, like a UUID, so that the key of a
-// webhook in the service's own table can be its locator: ulid.ULID(id).
+// zero UUID. One whose tenants have other identifiers derives a UUID from each, for example by
+// uuid.NewSHA1(namespace, []byte("customer-17")). A ULID is 16 bytes, like a UUID, so the key of a webhook
+// in the service's own table can be its locator: ulid.ULID(id).
 package diverted
 
 import (
@@ -58,7 +57,7 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// MaxEventBytes is the greatest size of an encoded event, in bytes: 16 MiB.
+// MaxEventBytes is the largest size of an encoded event, in bytes: 16 MiB.
 const MaxEventBytes = 16 << 20
 
 // timeFormat writes a time as this package's messages and answers do: RFC 3339, UTC, milliseconds.
@@ -94,18 +93,18 @@ func (k Key) String() string {
 
 // Event is something that happened and that webhooks are told of. [NewEvent] makes one.
 type Event struct {
-	// Locator identifies the event; it is the header webhook-id of every attempt. Required.
+	// Locator identifies the event; it is the webhook-id header of every attempt. Required.
 	Locator ulid.ULID
 	// RequestLocator identifies the request that raised the event. Required; NewEvent makes a fresh one.
 	RequestLocator ulid.ULID
 	// UserLocator identifies the user on whose behalf it was raised. Zero: none.
 	UserLocator uuid.UUID
-	// Timestamp is when it happened, sent in UTC with milliseconds. Required.
+	// Timestamp is when it happened, in the years 0 to 9999, sent in UTC with milliseconds. Required.
 	Timestamp time.Time
 	// Type says what happened, such as order.paid: 1 to 128 of the characters A–Z a–z 0–9 . _ -.
 	Type string
-	// Data is any JSON value, nested less than 10,000 deep. Its bytes are sent as they are given, without
-	// insignificant space. The event, encoded with them, is at most [MaxEventBytes]; package httpapi takes
+	// Data is any JSON value in UTF-8, nested less than 10,000 deep. Its bytes are sent as given, but
+	// without insignificant space. The encoded event is at most [MaxEventBytes]; package httpapi takes
 	// request bodies of up to 256 KiB.
 	Data json.RawMessage
 }
@@ -220,8 +219,8 @@ func (e *Event) check(f *faults) {
 	}
 }
 
-// DecodeEvent reads an event back from the body of its message, as [Event.Encode] wrote it. Data is a
-// copy. A body that is not one gives an error that is [ErrInvalid].
+// DecodeEvent reads an event back from the body of its message, as [Event.Encode] wrote it. Data is a copy.
+// A body that is not an encoded event is an [ErrInvalid].
 func DecodeEvent(body []byte) (Event, error) {
 	var wire struct {
 		Locator        ulid.ULID       `json:"locator"`
@@ -253,13 +252,13 @@ type DivertedEvent struct {
 	RequestLocator ulid.ULID
 	// Failure is the last one, the one that set the delivery aside.
 	Failure Failure
-	// Failures are those of its attempts, Failure the last of them, oldest first, those before a resend
-	// included: at most the last [MaxFailures]. Lists leave it nil unless they are asked for it, and
-	// [DivertedStore.Divert] does not look at it.
+	// Failures are those of its attempts, before a resend too, oldest first and ending with Failure: at
+	// most the last [MaxFailures]. Lists leave it nil unless the query asks for it, and
+	// [DivertedStore.Divert] ignores it.
 	Failures []Failure
 	// EventType is the event's type.
 	EventType string
-	// Attempts counts the attempts made since it was accepted or last resent.
+	// Attempts counts the attempts of its last budget.
 	Attempts int
 	// AcceptedAt is when the delivery was accepted, DivertedAt when it was set aside, by the store's
 	// clock. [DivertedStore.Divert] sets both itself.
@@ -275,7 +274,7 @@ func (d DivertedEvent) String() string {
 	return fmt.Sprintf("%s %s: %s after %d attempts: %s", d.Key, d.EventType, d.Failure.Trigger, d.Attempts, d.Failure.Message)
 }
 
-// MaxFailures is how many failures are kept of a delivery.
+// MaxFailures is how many failures of a delivery are kept: the last ones.
 const MaxFailures = 20
 
 // Validate returns nil if [DivertedStore.Divert] may take the event, else an [InvalidError] that names

@@ -13,17 +13,17 @@ import (
 	"unicode/utf8"
 )
 
-// MaxURLBytes is the length of an endpoint's URL, in bytes.
+// MaxURLBytes is the longest URL of an endpoint, in bytes.
 const MaxURLBytes = 2048
 
 // Endpoint is where messages go: a webhook's events, or the notices of its failures.
 type Endpoint struct {
 	// URL is http or https, with a host, without userinfo or fragment, at most 2,048 bytes. Required.
 	URL string
-	// Headers are sent with every message: at most [MaxHeaders], [MaxHeaderBytes] in all. Refused are Host,
+	// Headers are sent with every message: at most [MaxHeaders], [MaxHeaderBytes] in all. Refused: Host,
 	// Content-*, Webhook-*, Cookie, Expect, Accept-Encoding, Idempotency-Key, X-Idempotency-Key, and what
 	// belongs to a connection, such as Transfer-Encoding. Values are treated as credentials: never shown or
-	// logged, and hidden from what is kept of an answer that echoes them.
+	// logged, and masked in what is kept of an answer that echoes them.
 	Headers http.Header
 	// InsecureTLS leaves the receiver's certificate unverified. On the wire it is secureSsl: false.
 	InsecureTLS bool
@@ -137,22 +137,21 @@ func (e Endpoint) LogValue() slog.Value { return slog.StringValue(e.origin()) }
 // MarshalText returns what String does, so that JSON tells no more. [EncodeWebhook] writes all of it.
 func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.origin()), nil }
 
-// EndpointUpdate changes an [Endpoint]; what is nil or empty keeps what stands.
+// EndpointUpdate changes an [Endpoint]; fields that are nil or empty change nothing.
 type EndpointUpdate struct {
-	// URL replaces the URL. With another scheme, host or port it also drops the headers that stand, since
-	// they are credentials for the receiver that was: send them again in AddHeaders.
+	// URL replaces the URL. If scheme, host or port change it also drops the headers, which are credentials
+	// for the old receiver: give them again in AddHeaders.
 	URL *string
-	// RemoveHeaders takes these names away, AddHeaders sets these headers, in this order; both regardless
-	// of case.
+	// RemoveHeaders takes these names away, then AddHeaders sets these headers; both regardless of case.
 	AddHeaders    http.Header
 	RemoveHeaders []string
 	InsecureTLS   *bool
 	HMACEnabled   *bool
-	// Secret replaces the secret. The one that stands goes on signing beside it for SecretOverlap.
+	// Secret replaces the secret. The old one goes on signing beside it for SecretOverlap.
 	Secret *Secret
 	// SecretOverlap is counted from now. 0: the constant [SecretOverlap]. Negative: none.
 	SecretOverlap time.Duration
-	// RevokeOldSecrets ends the signing by replaced secrets at once, by the one that Secret replaces too.
+	// RevokeOldSecrets ends the signing by replaced secrets at once, also by the one that Secret replaces.
 	RevokeOldSecrets bool
 	Tag              *string
 }

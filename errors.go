@@ -6,13 +6,14 @@ import (
 	"strings"
 )
 
-// The errors that this package returns, wrapped; test for them by [errors.Is].
+// The errors that this package returns, wrapped; test for them with [errors.Is].
 var (
 	// ErrInvalid: what was given breaks a rule. The error is an [*InvalidError], which says what and where.
 	ErrInvalid = errors.New("invalid")
 	// ErrNotFound: the store holds no such webhook, delivery or diverted event for this tenant.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: it exists already, or somebody changed it in between. Read it again and repeat.
+	// ErrConflict: it exists already, was changed in between, or is in a state that rules this out. Read it
+	// again.
 	ErrConflict = errors.New("conflict")
 	// ErrSuspended: the webhook is suspended.
 	ErrSuspended = errors.New("webhook is suspended")
@@ -25,9 +26,9 @@ var (
 	ErrExpunged = errors.New("event was expunged")
 	// ErrNotEmpty: the webhook still has pending or diverted events.
 	ErrNotEmpty = errors.New("webhook still has events")
-	// ErrFull: the store, or the webhook's share of it, has no room. Nothing was accepted.
+	// ErrFull: the store, or the webhook's share of it, has no room. Nothing was accepted there.
 	ErrFull = errors.New("full")
-	// ErrClosed: the store or the dispatcher was closed.
+	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("closed")
 	// ErrLocked: another connection holds the database; repeat later.
 	ErrLocked = errors.New("database is locked")
@@ -37,16 +38,16 @@ var (
 	ErrDamaged = errors.New("database is damaged")
 	// ErrForeign: the file or the schema belongs to another program.
 	ErrForeign = errors.New("not a database of this library")
-	// ErrTooNew: a newer release of this library wrote the database, and said that this one must not open it.
+	// ErrTooNew: a newer release of this library wrote the database, and this one must not open it.
 	ErrTooNew = errors.New("database is too new for this release")
-	// ErrUnsupported: the database driver, or the way it is set up, cannot hold a store.
+	// ErrUnsupported: the database, its driver or its setup cannot do what was asked.
 	ErrUnsupported = errors.New("database setup is not supported")
 )
 
 // FieldError says what is wrong with one field.
 type FieldError struct {
-	// Path names the field in the words of the wire, such as failureHandling.retryStrategy.attempts. It is
-	// empty where what was given is a single value, as for [ParseTrigger].
+	// Path names the field, as on the wire if it is there, such as failureHandling.retryStrategy.attempts.
+	// It is empty where what was given is a single value, as for [ParseTrigger].
 	Path string
 	// Detail says what is allowed there, and what was given.
 	Detail string

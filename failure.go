@@ -13,7 +13,7 @@ import (
 // observed, and then never a class.
 type Trigger string
 
-// The triggers that are no exact status.
+// The triggers that are not an exact status.
 const (
 	// Trigger3xx matches the statuses 300 to 399. Redirects are not followed, so they are failures.
 	Trigger3xx Trigger = "3xx"
@@ -63,7 +63,7 @@ func StatusTrigger(status int) Trigger {
 
 func (t Trigger) isClass() bool { return t == Trigger3xx || t == Trigger4xx || t == Trigger5xx }
 
-// Matches says whether t, as a condition of a handling, covers the observed trigger.
+// Matches reports whether t, as a condition of a handling, covers the observed trigger.
 func (t Trigger) Matches(observed Trigger) bool {
 	if t == observed {
 		return true
@@ -94,8 +94,8 @@ type Failure struct {
 }
 
 // Kept returns the failure as a store keeps it: a zero At is now, the store's time, and At is in UTC, to the
-// millisecond; Message and Excerpt are within their bounds, also those of a host that delivers by itself. It is
-// for those who write a [Store].
+// millisecond; Message and Excerpt are cut to their bounds, whoever wrote them. It is for those who write a
+// [Store].
 func (f Failure) Kept(now time.Time) Failure {
 	if f.At.IsZero() {
 		f.At = now
@@ -115,16 +115,17 @@ func (f Failure) Expunged() Failure {
 }
 
 // FailureHandling says what becomes of deliveries whose attempts fail. A webhook without one has
-// [DefaultFailureHandling]. The zero value is no handling at all: every failure is dropped, loudly;
-// note that on the wire an absent divert is true, while here the zero value is false.
+// [DefaultFailureHandling]. The zero value is no handling at all: every failure is dropped, and logged.
+// Note that on the wire an absent divert is true, while here the zero value is false.
 type FailureHandling struct {
-	// Triggers are the failures that the handling applies to; one that matches none is dropped, and nobody is
-	// alerted. Nil: all four classes, which is every failure.
+	// Triggers are the failures that the handling applies to. After any other the delivery is dropped, or
+	// diverted if it was diverted before, and nobody is alerted. Nil: all four classes, so every failure.
 	Triggers []Trigger
 	// Retry is how often and when to try again. Nil: no retries, the first failure spends the budget. So does
 	// 410 Gone, whatever the strategy.
 	Retry *RetryStrategy
-	// Divert sets aside a delivery whose budget is spent, so that it can be resent.
+	// Divert sets aside a delivery whose budget is spent, so that it can be resent. One that was diverted
+	// or held before is set aside in any case.
 	Divert bool
 	// Suspend suspends the webhook when a budget is spent; its deliveries wait until it is unsuspended.
 	Suspend bool
@@ -182,7 +183,7 @@ func (h FailureHandling) Validate() error {
 	return f.err()
 }
 
-// Matches says whether the handling applies to the observed trigger.
+// Matches reports whether the handling applies to the observed trigger.
 func (h FailureHandling) Matches(observed Trigger) bool {
 	if len(h.Triggers) == 0 {
 		return true
@@ -190,7 +191,7 @@ func (h FailureHandling) Matches(observed Trigger) bool {
 	return slices.ContainsFunc(h.Triggers, func(t Trigger) bool { return t.Matches(observed) })
 }
 
-// FailureHandlingUpdate changes a [FailureHandling]; what is nil or empty keeps what stands.
+// FailureHandlingUpdate changes a [FailureHandling]; fields that are nil or empty change nothing.
 type FailureHandlingUpdate struct {
 	Divert, Suspend *bool
 	// AddTriggers are appended, RemoveTriggers taken away. They must not overlap, and one must remain.

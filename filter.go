@@ -17,7 +17,7 @@ type DivertedFilter struct {
 	Since, Until time.Time
 }
 
-// IsZero says whether the filter selects all.
+// IsZero reports whether the filter selects all.
 func (f DivertedFilter) IsZero() bool {
 	return f.Trigger == "" && f.EventType == "" && f.Since.IsZero() && f.Until.IsZero()
 }
@@ -45,7 +45,7 @@ func (f DivertedFilter) normal() DivertedFilter {
 	return f
 }
 
-// Selects says whether the filter, which is valid and whose trigger is in lower case, selects a diverted
+// Selects reports whether the filter, which is valid and whose trigger is in lower case, selects a diverted
 // event, for those who write a [Store].
 func (f DivertedFilter) Selects(e *DivertedEvent) bool {
 	return (f.Trigger == "" || f.Trigger.Matches(e.Failure.Trigger)) &&

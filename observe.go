@@ -7,20 +7,19 @@ import (
 	"time"
 )
 
-// Observer is told what happened, after it was committed: metrics, traces and audit logs are built on
-// it. Every function is optional. They are called by the goroutines that deliver, concurrently, and so
-// must be quick and safe for concurrent use; one that panics is contained and logged. They must not call
-// the store or the dispatcher, which may be waiting for them.
+// Observer is told what happened, after it was committed: metrics, traces and audit logs are built on it.
+// Every function is optional. They are called concurrently, by goroutines that deliver or commit, so they
+// must be quick and safe for concurrent use, and must not call the store or the dispatcher, which may be
+// waiting for them. A panic in one is contained and logged.
 //
-// Accepted, Resent, Deleted, Suspended, Unsuspended and Diverted are told of changes that were made
-// through the same store value, by whomever (see [Watcher]), whether Run runs or not; the rest of what
-// this dispatcher did. If the store is no Watcher, they too are told of what this dispatcher did alone.
-// Each change is told once.
+// Accepted, Resent, Deleted, Suspended, Unsuspended and Diverted are told of every change made through the
+// same store value, by whomever (see [Watcher]), whether Run runs or not; the others only of what this
+// dispatcher did. If the store is no Watcher, all are told only of that. Each change is told once.
 type Observer struct {
-	// Accepted: a delivery is newly pending. What the host's own transaction accepted ([SQLiteStore.SendTx]
-	// and its like) is not told, since the store does not see that transaction's commit.
+	// Accepted: a delivery is newly pending. It is not told of what the host's own transaction accepted
+	// ([SQLiteStore.SendTx] and its like), since the store does not see that commit.
 	Accepted func(Key)
-	// Attempted: an attempt ended, however it did. It is the only one told before the outcome is settled.
+	// Attempted: an attempt ended, whatever its outcome. It alone is called before the outcome is settled.
 	Attempted func(Attempt)
 	// Delivered: a receiver answered 2xx, and the delivery is forgotten.
 	Delivered func(Attempt)
@@ -28,38 +27,39 @@ type Observer struct {
 	Retried func(Attempt)
 	// Held: a budget was spent, and the delivery waits for its webhook to be unsuspended.
 	Held func(Attempt)
-	// Diverted: a delivery was set aside. Of an event that a host diverted by itself, only Key is set.
+	// Diverted: a delivery was set aside. If a call of the store did it (see [ChangeDiverted]), only Key is
+	// set.
 	Diverted func(Attempt)
-	// Dropped: a failure that nobody handles; the delivery is gone. An operator should want to know.
+	// Dropped: a delivery failed for good and is gone, not set aside. An operator should want to know.
 	Dropped func(Attempt)
 	// Suspended: a webhook was suspended; Unsuspended: it is no longer.
 	Suspended   func(WebhookKey)
 	Unsuspended func(WebhookKey)
-	// Alerted: a notice was sent, or given up after its last try, and then err says why.
+	// Alerted: a notice was sent, or was given up after its last try; then err says why.
 	Alerted func(webhook WebhookKey, notice Notice, err error)
 	// Offline: 50 attempts in a row, to 10 hosts or more, got no response at all, so the fault is presumed to
 	// be in the network of this machine. Until a receiver responds, one attempt is made each second, and no
-	// failure counts. Online: one did, after so long; or Run ended before one did, and with it the outage, since
-	// nobody looks for its end any more.
+	// failure counts. Online: one did, after that time; or Run ended before one did, and the outage with it,
+	// since nothing looks for its end any more.
 	Offline func()
 	Online  func(after time.Duration)
-	// Resent: a diverted event is pending again. Deleted: it is gone.
+	// Resent: a diverted event is pending again. Deleted: it is gone, see [ChangeDeleted].
 	Resent  func(Key)
 	Deleted func(Key)
-	// Purged: Config.Retention had something of a webhook deleted.
+	// Purged: Config.Retention deleted events of a webhook.
 	Purged func(Purged)
 }
 
 // Tracer connects attempts with the spans that sent their events, see [Config.Tracer]. Its methods must be
 // quick and safe for concurrent use; one that panics is contained and logged.
 type Tracer interface {
-	// Accepting returns what identifies the span of ctx, as the header traceparent of W3C Trace Context
-	// (https://www.w3.org/TR/trace-context/) does; "" for none. It is kept with what Send and Publish of the
-	// [Dispatcher] accept in ctx; anything but a header of version 00, which has 55 characters, is not. What a
-	// store accepts in the host's transaction ([SQLiteStore.SendTx]) has none.
+	// Accepting returns the traceparent header of W3C Trace Context (https://www.w3.org/TR/trace-context/)
+	// that identifies the span of ctx; "" for none. It is kept with what Send and Publish of the [Dispatcher]
+	// accept in ctx, if it is of version 00, which has 55 characters; anything else is ignored. What a store
+	// accepts in the host's transaction ([SQLiteStore.SendTx]) has none.
 	Accepting(ctx context.Context) (traceparent string)
-	// Attempting begins the span of an attempt, of which Failure, Status and Duration are not known yet. If
-	// traceparent is not "", the request carries it. end ends the span.
+	// Attempting begins the span of an attempt, whose Failure, Status and Duration are not known yet. The
+	// request carries traceparent, if it is of version 00. end, if it is not nil, ends the span.
 	Attempting(attempt Attempt) (traceparent string, end func(Attempt))
 }
 
@@ -79,9 +79,9 @@ type Attempt struct {
 	Status int
 	// Failure is nil if the attempt succeeded.
 	Failure *Failure
-	// Wait is the time until the next attempt, of an attempt that is retried.
+	// Wait is the time until the next attempt, if this one is retried.
 	Wait time.Duration
-	// TraceParent is what the [Tracer] said when the event was accepted, "" for nothing.
+	// TraceParent is what the [Tracer] returned when the event was accepted, "" for nothing.
 	TraceParent string
 }
 

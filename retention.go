@@ -9,24 +9,23 @@ import (
 // RetentionStore is an optional power of a [Store]: an end to what is kept.
 type RetentionStore interface {
 	// Purge deletes diverted events, and what suspended and disabled webhooks hold, that are as old as the
-	// request says or beyond its cap, the oldest of each webhook first, at most request.Limit in a call. Beside
-	// an error the result tells what was deleted before it.
-	// Deliveries under a lease stay. What is deleted is told by the result, not to watchers. A request that
-	// breaks a rule is an ErrInvalid.
+	// request says or beyond its cap, the oldest of each webhook first, at most request.Limit in a call. With
+	// an error, the result tells what was deleted before it. Deliveries under a lease stay. What is deleted is
+	// told by the result, not to watchers. A request that breaks a rule is an ErrInvalid.
 	Purge(ctx context.Context, request PurgeRequest) (PurgeResult, error)
 
 	// Expunge forgets the body of a diverted event, and what answers to it said ([Failure.Expunged]), and
 	// keeps the rest. An event without a body can be deleted but not resent: [ErrExpunged]. Expunging again
-	// does nothing. ErrNotFound if it is not diverted. Notices that were not sent yet, and backups, keep what
-	// they hold, and on disk copies may remain, which no method shows, until their space is used again.
+	// does nothing. ErrNotFound if it is not diverted. Unsent notices and backups keep what they hold, and
+	// copies that no method shows may remain on disk until their space is used again.
 	Expunge(ctx context.Context, key Key) error
 }
 
-// Retention says how long a [Dispatcher] lets its store keep what nobody takes care of: diverted events, by
-// when they were diverted, and what suspended or disabled webhooks hold. What a suspended one holds is as old
-// as its acceptance or the suspension, whichever came later, so that an event that waited for a retry, or was
-// resent, has its time; what one holds that is only disabled has no age, and the cap alone bounds it. The zero
-// value keeps everything.
+// Retention bounds what a [Dispatcher] lets its store keep that nobody takes care of: diverted events, as old
+// as their diversion, and what suspended or disabled webhooks hold. What a suspended one holds is as old as
+// its acceptance or the suspension, whichever came later, so that what waited for a retry, or was resent, has
+// its time; what a webhook holds that is only disabled has no age, and the cap alone bounds it. The zero value
+// keeps everything.
 type Retention struct {
 	// MaxAge is the age at which they are deleted, 1 min or more. 0: none.
 	MaxAge time.Duration
@@ -35,7 +34,7 @@ type Retention struct {
 	MaxPerWebhook int
 }
 
-// IsZero says whether everything is kept.
+// IsZero reports whether everything is kept.
 func (r Retention) IsZero() bool { return r == Retention{} }
 
 // Validate returns nil, or an [InvalidError].
@@ -50,7 +49,7 @@ func (r Retention) Validate() error {
 	return f.err()
 }
 
-// PurgeRequest is what [RetentionStore.Purge] is asked.
+// PurgeRequest is the request of [RetentionStore.Purge].
 type PurgeRequest struct {
 	Retention Retention
 	// Limit bounds what is deleted, 1 to [MaxBulk]. Zero: [DefaultBulk].

@@ -103,7 +103,7 @@ func (r RetryStrategy) Schedule() []time.Duration {
 	}
 }
 
-// String tells the whole schedule, for a log or a page: "retries at +60 s, +120 s, +240 s", each counted
+// String returns the whole schedule, for a log or a page: "retries at +60 s, +120 s, +240 s", each counted
 // from the failure before it.
 func (r RetryStrategy) String() string {
 	waits := r.Schedule()
@@ -114,7 +114,7 @@ func (r RetryStrategy) String() string {
 	return "retries at " + strings.Join(texts, ", ")
 }
 
-// RetryStrategyUpdate changes a [RetryStrategy]; what is nil keeps what stands.
+// RetryStrategyUpdate changes a [RetryStrategy]; fields that are nil change nothing.
 type RetryStrategyUpdate struct {
 	Attempts *int
 	Interval *time.Duration

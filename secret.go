@@ -76,7 +76,7 @@ const SecretOverlap = 24 * time.Hour
 // maxOldSecrets is how many replaced secrets may sign beside the current one.
 const maxOldSecrets = 2
 
-// OldSecret is a secret that was replaced and still signs until a moment.
+// OldSecret is a secret that was replaced and goes on signing until a moment.
 type OldSecret struct {
 	Secret Secret
 	Until  time.Time

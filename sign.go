@@ -24,11 +24,11 @@ const (
 // signatureScheme begins a signature by HMAC-SHA256, the only scheme of this package.
 const signatureScheme = "v1,"
 
-// Sign returns the header webhook-signature of a message that is sent at the given time: one signature
-// for each secret, separated by spaces. A [Dispatcher] signs by itself; this is for hosts that deliver
-// on their own. A malformed secret gives an [ErrInvalid].
+// Sign returns the webhook-signature header of a message that is sent at the given time: one signature for
+// each secret, separated by spaces. A [Dispatcher] signs by itself; this is for hosts that deliver on their
+// own. A malformed secret gives an [ErrInvalid].
 //
-// A signature is v1, and the base64 of the HMAC-SHA256 of id.timestamp.body, the timestamp in seconds
+// A signature is "v1," and the base64 of the HMAC-SHA256 of id.timestamp.body, the timestamp in seconds
 // since 1970, as Standard Webhooks defines it.
 func Sign(id string, at time.Time, body []byte, secrets ...Secret) (string, error) {
 	return sign(id, strconv.FormatInt(at.Unix(), 10), body, secrets)
@@ -100,14 +100,14 @@ var (
 	ErrSignature = errors.New("webhook signature does not match")
 )
 
-// Verify returns nil if the message was signed by one of the secrets within the last five minutes. It
-// is for receivers written in Go: header and body are the request's, the body as it came, byte for byte.
-// While a secret is being rotated give both, in any order; several signatures in the header are all
-// tried. The error is [ErrSignatureHeaders], [ErrSignatureTime], [ErrSignature], or [ErrInvalid] for a
-// malformed secret of the receiver's own.
+// Verify returns nil if the message was signed by one of the secrets within five minutes of now. It is for
+// receivers written in Go: header and body are the request's, the body as it came, byte for byte. While a
+// secret is being rotated give both, in any order; several signatures in the header are all tried. The
+// error is [ErrSignatureHeaders], [ErrSignatureTime], [ErrSignature], or [ErrInvalid] if no secret is given
+// or one is malformed.
 //
 // Verify compares in constant time. It cannot tell a repetition within the five minutes: delivery is at
-// least once, so a receiver remembers the header webhook-id anyway.
+// least once, so a receiver remembers the webhook-id header anyway.
 func Verify(header http.Header, body []byte, secrets ...Secret) error {
 	id, timestamp, given := header.Get(headerID), header.Get(headerTimestamp), header.Get(headerSignature)
 	if id == "" || timestamp == "" || given == "" {

@@ -10,7 +10,8 @@ import (
 
 // StatsStore is an optional power of a [Store]: numbers for operators, cheap however many events there are.
 type StatsStore interface {
-	// Stats returns the numbers of a webhook, a tenant, or the whole store. What is unknown has zeros.
+	// Stats returns the numbers of a webhook, a tenant, or the whole store. What is unknown has zeros. A
+	// query that breaks a rule is an ErrInvalid.
 	Stats(ctx context.Context, query StatsQuery) (Stats, error)
 }
 
@@ -39,14 +40,13 @@ func (q StatsQuery) Validate() error {
 	return f.err()
 }
 
-// Stats are numbers for operators. Pending, Due, OldestPending, Diverted and those of webhooks are exact. Pending
-// and Due are of one moment.
-// LastSuccess, LastFailure and Hours are kept beside the events, not in their transactions: they come a few
-// seconds late, and a crash loses that much of them.
+// Stats are numbers for operators. Pending, Due, OldestPending, Diverted and the counts of webhooks are exact.
+// Pending and Due are of one moment. LastSuccess, LastFailure and Hours are kept beside the events, not in their
+// transactions: they come a few seconds late, and a crash loses that much of them.
 type Stats struct {
 	// Webhooks counts webhooks, Suspended those that are suspended, Disabled those that are disabled.
 	Webhooks, Suspended, Disabled int
-	// SuspendedAt is since when a webhook, or the first of several, is suspended; zero: none is.
+	// SuspendedAt is since when a webhook, or the first of several, has been suspended; zero: none is.
 	SuspendedAt time.Time
 	// Pending counts deliveries on their way, Due those that are due now and could be attempted, claimed ones
 	// included.

@@ -10,7 +10,7 @@ import (
 
 // Store keeps webhooks, deliveries and diverted events. [NewMemoryStore] makes one for unit tests,
 // [OpenSQLite] and [NewSQLiteStore] make one for a service on one machine, and the module postgres has one
-// for many machines. Package storetest holds the contract as a test suite, which every implementation calls.
+// for many machines. Package storetest holds the contract as a test suite, which every implementation runs.
 //
 // # What holds for every method
 //
@@ -22,8 +22,8 @@ import (
 //     is on disk, processes. An implementation is free to do the work of many callers in one
 //     transaction, but the error or the cancellation of one must not fail the others.
 //   - Every operation is within a tenant. What belongs to another tenant is as if it did not exist.
-//   - The store's clock rules for all times: what is due, leases, and the times that are recorded.
-//     Times are kept to the millisecond; due times are rounded up.
+//   - All times are by the store's clock: what is due, leases, and the times that are recorded. Times are
+//     kept to the millisecond; due times are rounded up.
 //   - Values that are passed in are not changed or kept, values that are returned are the caller's,
 //     except that all claims of one webhook may share a [Webhook], which nobody may change.
 //   - After Close every method returns [ErrClosed].
@@ -41,10 +41,10 @@ type Store interface {
 type DivertedStore interface {
 	// Divert sets an event aside, for a host that delivers by itself; its webhook need not be known to the
 	// store. If the event is diverted already, its Failure, Attempts and DivertedAt are replaced, the last by a
-	// later one; its AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure becomes the last
-	// of its Failures, cut to its bounds ([Failure.Kept]), the event's own Failures and Expunged are not looked at.
-	// If it is pending, Divert changes nothing and returns ErrConflict, since it is on its way. A zero
-	// Failure.At is now. A value that breaks a rule is an ErrInvalid.
+	// later one; its AcceptedAt, RequestLocator, EventType and Body stay as they are. Its Failure, cut to its
+	// bounds ([Failure.Kept]), becomes the last of its Failures; the event's own Failures and Expunged are ignored.
+	// If it is pending, Divert changes nothing and returns ErrConflict, since it is on its way. A zero Failure.At
+	// is now. A value that breaks a rule is an ErrInvalid.
 	Divert(ctx context.Context, event DivertedEvent) error
 
 	// FetchDiverted returns a diverted event with its body and its failures, or ErrNotFound.
@@ -56,17 +56,18 @@ type DivertedStore interface {
 
 	// Resend makes a diverted event pending again, due now, with a fresh budget, under the same locator,
 	// and remembers that it was diverted once. Among what is due it has the place that it had in the order of
-	// acceptance, and so comes before what was accepted after it. ErrNotFound if it is not diverted; ErrExpunged,
-	// ErrWebhookUnknown, ErrDisabled or ErrSuspended, in this order, if it is but has no body or its webhook does
-	// not let it go, and then it stays diverted. Of a Resend and a DeleteDiverted that race, one wins and the other gets ErrNotFound.
+	// acceptance, and so comes before what was accepted after it. ErrNotFound if it is not diverted. If it has no
+	// body or its webhook does not let it go, it stays diverted: ErrExpunged, ErrWebhookUnknown, ErrDisabled or
+	// ErrSuspended, in this order. Of a Resend and a DeleteDiverted that race, one wins and the other gets
+	// ErrNotFound.
 	Resend(ctx context.Context, key Key) error
 
 	// DeleteDiverted forgets a diverted event for good. ErrNotFound if it is not diverted.
 	DeleteDiverted(ctx context.Context, key Key) error
 
-	// DeleteResent is DeleteDiverted of an event that its host has delivered, or taken over, by itself, as
-	// FetchDiverted returned it before. If it was diverted again since, which its DivertedAt tells, it stays, and
-	// the answer is ErrConflict.
+	// DeleteResent is DeleteDiverted for an event that its host has delivered, or taken over, by itself, given as
+	// FetchDiverted returned it. If it was diverted again since, which its DivertedAt tells, it stays, and the
+	// error is ErrConflict.
 	DeleteResent(ctx context.Context, event DivertedEvent) error
 }
 
@@ -99,8 +100,8 @@ func (q DivertedQuery) WithDefaults() (DivertedQuery, error) {
 	return q, f.err()
 }
 
-// ForPending returns nil if the query is one for pending deliveries, as [DeliveryStore.ListPending] takes, else
-// an [InvalidError], for those who write a [Store].
+// ForPending returns nil if [DeliveryStore.ListPending] may take the query, else an [InvalidError], for those
+// who write a [Store].
 func (q DivertedQuery) ForPending() error {
 	if !q.Filter.IsZero() {
 		return invalid("filter", "must be zero, since what is pending was not diverted yet")
@@ -122,7 +123,7 @@ func page(offset, limit int) (int, error) {
 	return limit, f.err()
 }
 
-// DivertPendingRequest is what [SQLiteStore.DivertPending] is asked.
+// DivertPendingRequest is the request of [SQLiteStore.DivertPending].
 type DivertPendingRequest struct {
 	// Before selects the deliveries that were accepted before this moment. Required.
 	Before time.Time
@@ -138,7 +139,7 @@ func (r DivertPendingRequest) Validate() error {
 	return nil
 }
 
-// Failure is what the diverted events of the request say, for those who write a [Store].
+// Failure returns the failure of the events that the request diverts, for those who write a [Store].
 func (r DivertPendingRequest) Failure() *Failure {
 	return &Failure{
 		Trigger: TriggerTimeout,
@@ -157,17 +158,17 @@ type DivertedPage struct {
 const (
 	// DefaultPage is the size of a page where a query names none.
 	DefaultPage = 100
-	// MaxPage is the greatest size of a page.
+	// MaxPage is the largest size of a page.
 	MaxPage = 1000
-	// MaxOffset is the greatest offset. Beyond it a list goes on after the last event, or webhook, of a page.
+	// MaxOffset is the largest offset. Beyond it, go on After the last event, or webhook, of a page.
 	MaxOffset = 100_000
 )
 
 // WebhookStore keeps webhooks. A webhook that was deleted is as if it had never been.
 type WebhookStore interface {
-	// PutWebhook creates or replaces the webhook of this identity, and returns it as it is saved. It is
-	// for hosts that keep webhooks in a table of their own: the suspension and the old secrets of the
-	// webhook that stands remain, as [Webhook.Replacing] says. Enabling it is as in UpdateWebhook. A value
+	// PutWebhook creates or replaces the webhook of this identity, and returns it as it is saved. It is for
+	// hosts that keep webhooks in a table of their own: the suspension and the old secrets of the webhook
+	// that it replaces remain, as [Webhook.Replacing] says. Enabling it is as in UpdateWebhook. A value
 	// that breaks a rule is an ErrInvalid.
 	PutWebhook(ctx context.Context, webhook Webhook) (Webhook, error)
 
@@ -190,14 +191,14 @@ type WebhookStore interface {
 	// of no tenant, is an ErrInvalid.
 	ListWebhooks(ctx context.Context, query WebhookQuery) (WebhookPage, error)
 
-	// DeleteWebhook makes a webhook vanish, with its deliveries, its diverted events and its notices. It is
-	// gone from every method when DeleteWebhook returns, and what is in flight settles into nothing; its
-	// rows may be purged in steps afterwards. If it has pending or diverted events and discard is false,
-	// ErrNotEmpty. ErrNotFound if there is none.
+	// DeleteWebhook deletes a webhook, with its deliveries, its diverted events and its notices. It is gone
+	// from every method when DeleteWebhook returns, and the outcome of what is in flight changes nothing;
+	// its rows may be purged in steps afterwards. If it has pending or diverted events and discard is
+	// false, ErrNotEmpty. ErrNotFound if there is none.
 	DeleteWebhook(ctx context.Context, key WebhookKey, discard bool) error
 
-	// Suspend suspends a webhook: nothing of it is claimed until Unsuspend. One that is suspended stays so,
-	// since its first moment. Neither this nor Unsuspend changes Webhook.Version, so that they never make an
+	// Suspend suspends a webhook: nothing of it is claimed until Unsuspend. One that is suspended already
+	// keeps its SuspendedAt. Neither this nor Unsuspend changes Webhook.Version, so they never make an
 	// update fail. ErrNotFound if there is none.
 	Suspend(ctx context.Context, key WebhookKey) error
 
@@ -239,7 +240,7 @@ func (q WebhookQuery) WithDefaults() (WebhookQuery, error) {
 	return q, f.err()
 }
 
-// Selects says whether the filters of the query hold for a webhook.
+// Selects reports whether the filters of the query hold for a webhook.
 func (q WebhookQuery) Selects(w Webhook) bool {
 	is := func(want *bool, have bool) bool { return want == nil || *want == have }
 	if w.Tenant != q.Tenant || q.Name != "" && q.Name != w.Name ||
@@ -268,15 +269,15 @@ type WebhookPage struct {
 // dispatcher need not poll. Both stores of this package have it.
 type Watcher interface {
 	// Watch calls f after every commit of a change made through this store value, except those made by
-	// Work, until stop is called; and with a [ChangeDue] where the store hears of others. f is called in
-	// turn, must be quick, and must not call the store.
+	// Work, until stop is called; and with a [ChangeDue] where the store hears of others. f is called for
+	// one change after the other, must be quick, and must call neither the store nor stop.
 	Watch(f func(Change)) (stop func())
 }
 
 // Change is something that was committed.
 type Change struct {
 	Kind ChangeKind
-	// Key is the delivery; of a change to a webhook, its Event is zero.
+	// Key is the delivery; for a change to a webhook, its Event is zero.
 	Key Key
 }
 
@@ -292,7 +293,7 @@ const (
 	ChangeDiverted ChangeKind = "diverted"
 	// ChangeResent: a diverted event is pending again.
 	ChangeResent ChangeKind = "resent"
-	// ChangeDeleted: a diverted event was deleted, by anything but [RetentionStore.Purge].
+	// ChangeDeleted: a diverted event was deleted, not by [RetentionStore.Purge] or DeleteWebhook.
 	ChangeDeleted ChangeKind = "deleted"
 	// ChangeSuspended and ChangeUnsuspended: a webhook was suspended, or unsuspended.
 	ChangeSuspended   ChangeKind = "suspended"
@@ -300,6 +301,6 @@ const (
 	// ChangeEnabled: a webhook was enabled.
 	ChangeEnabled ChangeKind = "enabled"
 	// ChangeDue: the store heard that another process, or a transaction of the host's, has made something
-	// due, by no change through this store value. Its Key is zero.
+	// due, not through this store value. Its Key is zero.
 	ChangeDue ChangeKind = "due"
 )

@@ -14,10 +14,10 @@ import (
 )
 
 // MemoryStore is a [Store] that keeps everything in memory, for unit tests: what it holds ends with the
-// process. In every other respect it keeps the contract, and it is a [Watcher] and has every power of an
-// operator. Its measure of what it keeps, for [AcceptRequest.MaxBytes], is the sum of the bodies.
+// process. In every other respect it keeps the contract, and it has every optional power. Its measure of
+// what it keeps, for [AcceptRequest.MaxBytes], is the sum of the bodies.
 //
-// Its clock is the process's monotonic one, begun at the wall clock's time: setting the wall clock makes
+// Its clock is the process's monotonic one, started at the wall clock's time: setting the wall clock makes
 // nothing due and no lease void. Within a bubble of testing/synctest it has the bubble's time.
 type MemoryStore struct {
 	start    time.Time

@@ -245,7 +245,7 @@ func (s *MemoryStore) ListPending(ctx context.Context, query DivertedQuery) (pag
 	return page, err
 }
 
-// DivertPending is as [SQLiteStore.DivertPending].
+// DivertPending does what [SQLiteStore.DivertPending] does.
 func (s *MemoryStore) DivertPending(ctx context.Context, request DivertPendingRequest) (diverted int, err error) {
 	err = s.do(ctx, func(tx *memoryTx) error {
 		if err := request.Validate(); err != nil {

@@ -56,9 +56,10 @@ var sqlitePragmas = []struct{ name, value, answer string }{
 // OpenSQLite opens the SQLite database at path, and creates it if there is none, readable by its owner
 // alone. The file is this library's own; to share a database with the host's tables use [NewSQLiteStore].
 //
-// The errors are [ErrForeign] for a file of another program, [ErrTooNew] for one that a newer release
-// wrote, [ErrDamaged], [ErrReadOnly], [ErrLocked] for one that another process holds for longer than 5 s,
-// [ErrUnsupported] for a file system without write-ahead logging, and those of package os.
+// The errors are [ErrInvalid] for a path that is empty or a DSN, [ErrForeign] for a file of another
+// program, [ErrTooNew] for one that a newer release wrote, [ErrDamaged], [ErrReadOnly], [ErrLocked] for one
+// that another process holds for longer than 5 s, [ErrUnsupported] for a file system without write-ahead
+// logging, and those of package os.
 func OpenSQLite(ctx context.Context, path string) (*SQLiteStore, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
 		return nil, invalid("path", "must be the path of a file, and no DSN; for a database that you open yourself use NewSQLiteStore, "+
@@ -129,10 +130,10 @@ func sqliteDSN(path string) string {
 // that [SQLiteStore.SendTx] and [SQLiteStore.PublishTx] can be part of its transactions. Everything of
 // the store is in tables whose names begin with diverted_.
 //
-// db must be opened with the driver "sqlite" of modernc.org/sqlite, which importing this package registers, must
-// be a file in WAL mode with a busy_timeout, and must allow at least two connections, one of which the store
-// keeps for itself until Close, with settings of its own. Close leaves db open. The errors are
-// [ErrUnsupported] for another driver or setup, and those of [OpenSQLite].
+// db must be opened with the driver "sqlite" of modernc.org/sqlite, which importing this package registers. It
+// must be a file in WAL mode with a busy_timeout, and allow at least two connections, one of which the store
+// keeps for itself until Close, with settings of its own. Close leaves db open. The errors are [ErrUnsupported]
+// for another driver or setup, and those of [OpenSQLite].
 //
 // The store writes whenever something is accepted or settled, so give the host's connections these settings of
 // the driver:
@@ -269,8 +270,8 @@ func (s *SQLiteStore) Close() error {
 	return nil
 }
 
-// Check reads the whole database and returns an [ErrDamaged] if it is corrupt, or nil. It takes about a
-// second for a gigabyte, and others work on meanwhile.
+// Check reads the whole database, and returns an [ErrDamaged] if it is corrupt. It takes about a second for
+// a gigabyte, and others work on meanwhile.
 func (s *SQLiteStore) Check(ctx context.Context) error {
 	return s.read(ctx, "check database", func(db *sql.DB) error { return quickCheck(ctx, db) })
 }
@@ -286,7 +287,7 @@ func quickCheck(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// Watch is as in [Watcher].
+// Watch implements [Watcher].
 func (s *SQLiteStore) Watch(f func(Change)) (stop func()) { return s.watchers.add(f) }
 
 // read runs a query outside of the writer.

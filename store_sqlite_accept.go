@@ -19,7 +19,7 @@ const insertDelivery = `
 
 const selectDue = `SELECT due IS NULL FROM diverted_deliveries WHERE webhook = ? AND event = ?`
 
-// Accept is as in [DeliveryStore].
+// Accept implements [DeliveryStore].
 func (s *SQLiteStore) Accept(ctx context.Context, request AcceptRequest) (AcceptResult, error) {
 	var result AcceptResult
 	if err := request.Claim.Validate(); err != nil {
@@ -127,16 +127,16 @@ func (tx *sqliteTx) statusOf(row *sqliteWebhook, event ulid.ULID) AcceptStatus {
 	}
 }
 
-// SendTx is [Dispatcher.Send] as a part of the host's transaction: the event is sent exactly if tx
-// commits. tx must be on the database of the store. Call [Dispatcher.Wake] after the commit; otherwise
-// a dispatcher finds the event within a second.
+// SendTx is [Dispatcher.Send] as a part of the host's transaction: the event is sent if and only if tx
+// commits. tx must be on the database of the store. Call [Dispatcher.Wake] after the commit; otherwise a
+// dispatcher finds the event within a second.
 //
 // The store does not see the commit, and knows no [Config]: no [Observer] is told that the event was
 // accepted, [Config.MaxPendingPerWebhook] and [Config.MaxStoreBytes] do not refuse it, and its attempts are
 // not connected with the span of ctx.
 //
-// While tx has written, call nothing else that writes, of the store or a dispatcher: it would wait for tx and
-// tx for it, and after 5 s it would fail with an [ErrLocked].
+// Once tx has written, and until it ends, call nothing else that writes, of the store or a dispatcher: it
+// would wait for tx and tx for it, and fail with an [ErrLocked] after 5 s.
 //
 // The errors are [ErrNotFound] for an unknown webhook, [ErrInvalid], and those of the database; after the
 // latter roll back, and after an [ErrLocked] repeat the transaction.

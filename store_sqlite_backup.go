@@ -14,17 +14,17 @@ import (
 // owner can read; [OpenSQLite] opens it. Others work on meanwhile, but the write-ahead log grows until the
 // copy is done. Never copy the file of a running store by other means: the newest changes are not in it.
 //
-// The file has its name only once it is complete, checked and synced; what a crash leaves has a name that
+// The file gets its name only once it is complete, checked and synced; what a crash leaves has a name that
 // ends in .partial. The errors are [os.ErrExist] where path exists, [ErrDamaged] and [ErrFull], those of
-// package os, and that of ctx; after an error there is no file at path. Of a store in the host's database
-// (see [NewSQLiteStore]) the copy is of all of it, the host's tables too.
+// package os, and that of ctx; after an error there is no file at path. The copy of a store in the host's
+// database (see [NewSQLiteStore]) has the host's tables too.
 //
 // # What a restore sends again
 //
-// Whoever goes on with a backup goes back in time: events that were accepted since are not in it, and what was
+// To restore a backup is to go back in time: events that were accepted since are not in it, and what was
 // pending then is pending again, though it may have been delivered since. It is sent again, with the same
 // webhook-id, by which receivers deduplicate. Events that were resent or deleted since are diverted again.
-// Whoever would rather look first calls [SQLiteStore.DivertPending] before a dispatcher runs.
+// To look first, call [SQLiteStore.DivertPending] before a dispatcher runs.
 func (s *SQLiteStore) Backup(ctx context.Context, path string) error {
 	if path == "" {
 		return invalid("path", "must be the path of a file")
@@ -119,12 +119,12 @@ func syncDir(path string) error {
 // divertStep is how many deliveries DivertPending diverts in one transaction.
 const divertStep = 500
 
-// DivertPending diverts what is pending and was accepted before a moment, and returns how much that was,
-// after an error too: from there it can be repeated. It is for those who went back to a backup (see
-// [SQLiteStore.Backup]) and would rather look than send again. Call it before a dispatcher runs: what somebody
-// attempts at this moment is diverted too, and the outcome of that attempt then changes nothing, so that
-// an event may be both delivered and diverted. The failure of each says that it was set aside so, and keeps
-// its number of attempts; nobody is alerted. Others work on between its steps.
+// DivertPending diverts the pending deliveries that were accepted before a moment, and returns how many, even
+// with an error, after which it can be repeated. It is for those who restored a backup (see
+// [SQLiteStore.Backup]) and would rather look than send again. Call it before a dispatcher runs: a delivery
+// under way is diverted too, and the outcome of its attempt then changes nothing, so an event may be both
+// delivered and diverted. The failure of each says why it was set aside, its number of attempts stays, and
+// nobody is alerted. Others work on between its steps.
 func (s *SQLiteStore) DivertPending(ctx context.Context, request DivertPendingRequest) (diverted int, err error) {
 	if err := request.Validate(); err != nil {
 		return 0, err

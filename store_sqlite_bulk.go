@@ -28,7 +28,7 @@ type sqliteBulk struct {
 	apply func(tx *sqliteTx, row *sqliteWebhook, event ulid.ULID, r *BulkRequest) bool
 }
 
-// ResendAll is as in [BulkStore].
+// ResendAll implements [BulkStore].
 func (s *SQLiteStore) ResendAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
 	return s.bulk(ctx, request, sqliteResendAll)
 }
@@ -47,7 +47,7 @@ var sqliteResendAll = sqliteBulk{
 	},
 }
 
-// DeleteAll is as in [BulkStore].
+// DeleteAll implements [BulkStore].
 func (s *SQLiteStore) DeleteAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
 	return s.bulk(ctx, request, sqliteDeleteAll)
 }
@@ -60,7 +60,7 @@ var sqliteDeleteAll = sqliteBulk{
 	},
 }
 
-// DivertAll is as in [BulkStore].
+// DivertAll implements [BulkStore].
 func (s *SQLiteStore) DivertAll(ctx context.Context, request BulkRequest) (BulkResult, error) {
 	if err := request.ForPending(); err != nil {
 		return BulkResult{}, err

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Divert is as in [DivertedStore].
+// Divert implements [DivertedStore].
 func (s *SQLiteStore) Divert(ctx context.Context, event DivertedEvent) error {
 	if err := event.Validate(); err != nil {
 		return err
@@ -75,7 +75,7 @@ func scanDiverted(row interface{ Scan(...any) error }, key WebhookKey, more ...a
 	return d, err
 }
 
-// FetchDiverted is as in [DivertedStore].
+// FetchDiverted implements [DivertedStore].
 func (s *SQLiteStore) FetchDiverted(ctx context.Context, key Key) (DivertedEvent, error) {
 	var d DivertedEvent
 	err := s.read(ctx, "fetch diverted event", func(*sql.DB) error {
@@ -102,7 +102,7 @@ func (s *SQLiteStore) FetchDiverted(ctx context.Context, key Key) (DivertedEvent
 	return d, err
 }
 
-// ListDiverted is as in [DivertedStore].
+// ListDiverted implements [DivertedStore].
 func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (DivertedPage, error) {
 	var page DivertedPage
 	columns := divertedColumns + `, NULL`
@@ -131,7 +131,7 @@ func (s *SQLiteStore) ListDiverted(ctx context.Context, query DivertedQuery) (Di
 	return page, err
 }
 
-// ListPending is as in [DeliveryStore].
+// ListPending implements [DeliveryStore].
 func (s *SQLiteStore) ListPending(ctx context.Context, query DivertedQuery) (PendingPage, error) {
 	// While its webhook is not active a delivery waits for nothing else, and so has no time.
 	const columns = `event, request, type, accepted_at, due, token IS NOT NULL, attempts, failure,
@@ -230,7 +230,7 @@ func cut[T any](rows []T, limit int) ([]T, bool) {
 	return rows, false
 }
 
-// Resend is as in [DivertedStore].
+// Resend implements [DivertedStore].
 func (s *SQLiteStore) Resend(ctx context.Context, key Key) error {
 	return s.write(ctx, "resend", func(tx *sqliteTx) error {
 		row := tx.webhook(key.WebhookKey())
@@ -250,7 +250,7 @@ func (s *SQLiteStore) Resend(ctx context.Context, key Key) error {
 	})
 }
 
-// DeleteDiverted is as in [DivertedStore].
+// DeleteDiverted implements [DivertedStore].
 func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 	return s.write(ctx, "delete diverted event", func(tx *sqliteTx) error {
 		row, err := tx.diverted(key)
@@ -262,7 +262,7 @@ func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 	})
 }
 
-// DeleteResent is as in [DivertedStore].
+// DeleteResent implements [DivertedStore].
 func (s *SQLiteStore) DeleteResent(ctx context.Context, event DivertedEvent) error {
 	then := DivertedFilter{Since: event.DivertedAt, Until: event.DivertedAt.Add(time.Millisecond)}
 	return s.write(ctx, "delete resent event", func(tx *sqliteTx) error {

@@ -18,7 +18,7 @@ type old struct {
 	at    int64 // when it was diverted, or, if it is pending, accepted
 }
 
-// Purge is as in [RetentionStore]. A reader finds what is old, since it may have to look at many; the writer
+// Purge implements [RetentionStore]. A reader finds what is old, since it may have to look at many; the writer
 // deletes what still is, since others may delete, resend and accept between the two.
 func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeResult, error) {
 	var result PurgeResult
@@ -244,10 +244,10 @@ func queryIDs(ctx context.Context, db *sql.DB, query string) (ids []int64, err e
 	return ids, rows.Err()
 }
 
-// Expunge is as in [RetentionStore]. What it forgets is overwritten with zeros where the row has it; the
-// write-ahead log, and the file until the next checkpoint, have it until they are overwritten in their turn.
-// Copies that the row left behind when it was changed before, as by each attempt, or moved, stay in the file's free
-// space until that is used again or the database is vacuumed.
+// Expunge implements [RetentionStore]. What it forgets is overwritten with zeros in the row; the file keeps it until
+// the next checkpoint, and the write-ahead log until it is overwritten in its turn. Copies left behind when the row
+// was changed before, as by each attempt, or moved, stay in the file's free space until that is used again or the
+// database is vacuumed.
 func (s *SQLiteStore) Expunge(ctx context.Context, key Key) error {
 	return s.write(ctx, "expunge", func(tx *sqliteTx) error {
 		row, err := tx.diverted(key)

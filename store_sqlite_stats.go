@@ -52,7 +52,7 @@ func countDiverted(ctx context.Context, db sqliteQueryer, id int64) (map[Trigger
 	return counts, err
 }
 
-// Stats is as in [StatsStore].
+// Stats implements [StatsStore].
 func (s *SQLiteStore) Stats(ctx context.Context, query StatsQuery) (Stats, error) {
 	if err := query.Validate(); err != nil {
 		return Stats{}, err

@@ -232,7 +232,7 @@ func (s *SQLiteStore) saveInSteps(ctx context.Context, action string, change fun
 // webhookChange is the key of a change to a webhook.
 func webhookChange(key WebhookKey) Key { return Key{Tenant: key.Tenant, Webhook: key.Webhook} }
 
-// PutWebhook is as in [WebhookStore].
+// PutWebhook implements [WebhookStore].
 func (s *SQLiteStore) PutWebhook(ctx context.Context, webhook Webhook) (Webhook, error) {
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
@@ -248,7 +248,7 @@ func (s *SQLiteStore) PutWebhook(ctx context.Context, webhook Webhook) (Webhook,
 	})
 }
 
-// CreateWebhook is as in [WebhookStore].
+// CreateWebhook implements [WebhookStore].
 func (s *SQLiteStore) CreateWebhook(ctx context.Context, webhook Webhook) (Webhook, error) {
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
@@ -267,7 +267,7 @@ func (s *SQLiteStore) CreateWebhook(ctx context.Context, webhook Webhook) (Webho
 	})
 }
 
-// UpdateWebhook is as in [WebhookStore].
+// UpdateWebhook implements [WebhookStore].
 func (s *SQLiteStore) UpdateWebhook(ctx context.Context, webhook Webhook) (Webhook, error) {
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
@@ -287,7 +287,7 @@ func (s *SQLiteStore) UpdateWebhook(ctx context.Context, webhook Webhook) (Webho
 	})
 }
 
-// Suspend is as in [WebhookStore].
+// Suspend implements [WebhookStore].
 func (s *SQLiteStore) Suspend(ctx context.Context, key WebhookKey) error {
 	return s.write(ctx, "suspend webhook", func(tx *sqliteTx) error {
 		row, err := tx.knownWebhook(key)
@@ -306,7 +306,7 @@ func (tx *sqliteTx) suspend(row *sqliteWebhook) error {
 	return tx.saveWebhook(&sqliteWebhook{id: row.id, epoch: row.epoch, known: true, webhook: &next, err: row.err})
 }
 
-// Unsuspend is as in [WebhookStore].
+// Unsuspend implements [WebhookStore].
 func (s *SQLiteStore) Unsuspend(ctx context.Context, key WebhookKey) error {
 	_, err := s.saveInSteps(ctx, "unsuspend webhook", func(tx *sqliteTx) (*sqliteWebhook, error) {
 		row, err := tx.knownWebhook(key)
@@ -321,7 +321,7 @@ func (s *SQLiteStore) Unsuspend(ctx context.Context, key WebhookKey) error {
 	return err
 }
 
-// FetchWebhook is as in [WebhookStore].
+// FetchWebhook implements [WebhookStore].
 func (s *SQLiteStore) FetchWebhook(ctx context.Context, key WebhookKey) (Webhook, error) {
 	var w Webhook
 	err := s.read(ctx, "fetch webhook", func(db *sql.DB) error {
@@ -345,7 +345,7 @@ func (s *SQLiteStore) FetchWebhook(ctx context.Context, key WebhookKey) (Webhook
 	return w, err
 }
 
-// ListWebhooks is as in [WebhookStore].
+// ListWebhooks implements [WebhookStore].
 func (s *SQLiteStore) ListWebhooks(ctx context.Context, query WebhookQuery) (WebhookPage, error) {
 	query, err := query.WithDefaults()
 	if err != nil {
@@ -386,7 +386,7 @@ func (s *SQLiteStore) ListWebhooks(ctx context.Context, query WebhookQuery) (Web
 	return page, err
 }
 
-// DeleteWebhook is as in [WebhookStore].
+// DeleteWebhook implements [WebhookStore].
 func (s *SQLiteStore) DeleteWebhook(ctx context.Context, key WebhookKey, discard bool) error {
 	return s.write(ctx, "delete webhook", func(tx *sqliteTx) error {
 		row, err := tx.knownWebhook(key)

@@ -11,7 +11,7 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// Work is as in [DeliveryStore].
+// Work implements [DeliveryStore].
 func (s *SQLiteStore) Work(ctx context.Context, request WorkRequest) (WorkResult, error) {
 	var result WorkResult
 	if err := request.Validate(); err != nil {

@@ -14,11 +14,11 @@ import (
 
 // The limits of a [Webhook].
 const (
-	// MaxNameLength is the length of a webhook's name, in characters.
+	// MaxNameLength is the longest name of a webhook, or tag of an endpoint, in characters.
 	MaxNameLength = 200
 	// MaxEventTypes is the number of event types that a webhook may subscribe to.
 	MaxEventTypes = 100
-	// MaxAttemptsPerSecond is the greatest MaxPerSecond of a webhook.
+	// MaxAttemptsPerSecond is the largest MaxPerSecond of a webhook.
 	MaxAttemptsPerSecond = 10_000
 )
 
@@ -30,8 +30,8 @@ type Webhook struct {
 	Locator ulid.ULID
 	// Name is for people: 1 to 200 characters without control or bidi characters; it need not be unique.
 	Name string
-	// Enabled webhooks are delivered to. To one that is not, nothing is attempted: Send is accepted and
-	// held until it is enabled, Publish leaves it out.
+	// Enabled webhooks are delivered to. For a disabled one nothing is attempted: what Send accepts is held
+	// until it is enabled, and Publish leaves it out.
 	Enabled bool
 	// EventTypes are what Publish sends it, 1 to 100 of: an exact type, a prefix such as policy.* (which
 	// covers policy.issued and policy.renewal.issued), or * for all.
@@ -40,14 +40,14 @@ type Webhook struct {
 	Endpoint Endpoint
 	// FailureHandling says what becomes of failures. Nil: DefaultFailureHandling.
 	FailureHandling *FailureHandling
-	// MaxPerSecond bounds the attempts that a dispatcher begins in a second, 1 to 10,000. 0: no bound, but
-	// what the receiver shows that it bears.
+	// MaxPerSecond bounds the attempts that a dispatcher begins in a second, 1 to 10,000. 0: no bound but
+	// what the receiver shows it can bear.
 	MaxPerSecond int
 
 	// SuspendedAt is when the webhook was suspended, zero while it is not. The store keeps it: what a
 	// caller puts here is ignored, see [WebhookStore.Suspend] and [WebhookStore.Unsuspend].
 	SuspendedAt time.Time
-	// Version counts the times that the webhook was saved, from 1; a suspension and its end are none. The
+	// Version counts how often the webhook was saved, from 1; suspending and unsuspending do not count. The
 	// store keeps it, and [WebhookStore.UpdateWebhook] compares it.
 	Version int64
 }
@@ -68,13 +68,13 @@ func NewWebhook(tenant uuid.UUID, name, url string, eventTypes ...string) Webhoo
 // Key returns the webhook's identity.
 func (w Webhook) Key() WebhookKey { return WebhookKey{Tenant: w.Tenant, Webhook: w.Locator} }
 
-// String returns the webhook's key, so that a text shows which one it is and none of its confidences.
+// String returns the webhook's key, so that a text shows which one it is and nothing confidential.
 func (w Webhook) String() string { return w.Key().String() }
 
-// Suspended says whether the webhook is suspended.
+// Suspended reports whether the webhook is suspended.
 func (w Webhook) Suspended() bool { return !w.SuspendedAt.IsZero() }
 
-// Active says whether the webhook is delivered to: enabled, and not suspended.
+// Active reports whether the webhook is delivered to: enabled, and not suspended.
 func (w Webhook) Active() bool { return w.Enabled && !w.Suspended() }
 
 // Handling returns the failure handling in effect.
@@ -85,7 +85,7 @@ func (w Webhook) Handling() FailureHandling {
 	return w.FailureHandling.WithDefaults()
 }
 
-// Subscribes says whether Publish sends the webhook events of this type.
+// Subscribes reports whether Publish sends the webhook events of this type.
 func (w Webhook) Subscribes(eventType string) bool {
 	return slices.ContainsFunc(w.EventTypes, func(pattern string) bool {
 		if pattern == "*" || pattern == eventType {
@@ -174,9 +174,9 @@ func (w Webhook) clone() Webhook {
 	return w
 }
 
-// Replacing returns w as a store saves it in place of the webhook that stands, at the store's time now:
-// the suspension and the old secrets of stand remain, a secret that w replaces goes on signing for
-// [SecretOverlap], and the version is the next one. [WebhookStore.PutWebhook] is defined by it.
+// Replacing returns w as a store saves it in place of stand, at the store's time now: the suspension and
+// the old secrets of stand remain, a secret that w replaces goes on signing for [SecretOverlap], and the
+// version is the next one. [WebhookStore.PutWebhook] is defined by it.
 func (w Webhook) Replacing(stand Webhook, now time.Time) Webhook {
 	w = w.clone()
 	w.SuspendedAt, w.Version = stand.SuspendedAt, stand.Version+1
@@ -188,7 +188,7 @@ func (w Webhook) Replacing(stand Webhook, now time.Time) Webhook {
 	return w
 }
 
-// WebhookUpdate changes a [Webhook]; what is nil or empty keeps what stands.
+// WebhookUpdate changes a [Webhook]; fields that are nil or empty change nothing.
 type WebhookUpdate struct {
 	Name     *string
 	Enabled  *bool
