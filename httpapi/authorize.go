@@ -25,7 +25,7 @@ const (
 	DivertedResend Permission = "diverted-events:resend"
 	DivertedDelete Permission = "diverted-events:delete"
 	// DivertedPayload shows what was sent, where a diverted event is fetched with extended=true. What receivers
-	// answered, and may quote of it, is among the failures that DivertedRead shows.
+	// answered, which may quote it, is among the failures that DivertedRead shows.
 	DivertedPayload Permission = "diverted-events:payload"
 	WebhooksRead    Permission = "webhooks:read"
 	WebhooksList    Permission = "webhooks:list"

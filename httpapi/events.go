@@ -19,7 +19,7 @@ import (
 type Publisher interface {
 	// Publish makes an event pending for every webhook of the tenant that subscribes to it, durably when it
 	// returns nil, and says for each what became of it there. If some have no room for it, it returns a
-	// [diverted.ErrFull] beside the whole answer, and the others have it durably.
+	// [diverted.ErrFull] with the whole answer, and the others have it durably.
 	Publish(ctx context.Context, tenant uuid.UUID, event diverted.Event) ([]diverted.Acceptance, error)
 }
 

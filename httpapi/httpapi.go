@@ -1,5 +1,5 @@
 // Package httpapi serves the Diverted Events API over HTTP: fetch, list, resend and delete what was set
-// aside, and, where [Config] gives their fields, the webhooks and the publishing of events.
+// aside, and, where [Config] says so, manage webhooks and publish events.
 //
 //	GET    /event/{tenantLocator}/webhooks/{webhookLocator}/diverted                        list
 //	GET    /event/{tenantLocator}/webhooks/{webhookLocator}/diverted/{eventLocator}         fetch
@@ -42,10 +42,10 @@
 // A rule of the host's about paths must therefore hold for the whole mount point, not for single paths below
 // it; [Config.Authorize] is the place for finer ones.
 //
-// A path is split while it is escaped, so that %2F never ends a segment: within a parameter it makes the
-// parameter malformed. An empty segment in a parameter's place is a malformed parameter too, so that
-// /event//webhooks/list is answered 400 and not as another route. [http.ServeMux] answers paths with // or /../ by a redirect to the clean path
-// itself, before this package sees them.
+// A path is split before it is unescaped, so %2F never ends a segment: within a parameter it makes the parameter
+// malformed. An empty segment in a parameter's place is a malformed parameter too, so /event//webhooks/list is
+// answered 400 and not as another route. [http.ServeMux] answers paths with // or /../ by a redirect to the clean
+// path itself, before this package sees them.
 //
 // # Requests
 //
@@ -61,25 +61,25 @@
 // cookies.
 //
 // Bodies are application/json, at most 64 KiB (an event: 256 KiB). Unknown and repeated names are refused at
-// every level; all faults of a body are told at once. null in place of an optional member is the same as
-// leaving it out, so an update never removes anything by it; of a required member, and within an array, it is
-// a wrong type. An update changes what it names and nothing else, and nothing at all if it fails.
+// every level; all faults of a body are reported at once. null in place of an optional member is the same as
+// leaving it out, so an update never removes anything by it; for a required member, and within an array, it
+// is a wrong type. An update changes what it names and nothing else, and nothing at all if it fails.
 //
 // # Many at once
 //
 // Resending, deleting and setting aside many is done in steps that the caller drives: each takes up to limit
 // events, and its answer's next, absent after the last step, is the after of the next one. Nothing is remembered
-// in between. A step that failed, or whose answer was lost, may be done in part; repeating it does the rest. Only
-// what was there at the first step is taken, however long the steps go on: next carries that moment. The first
-// step has none, so that, repeated, it takes what was resent and came back meanwhile as well; where it must not,
-// until says up to which moment. next belongs to the route, the webhook, the filter and dryRun that it came from,
-// and is refused anywhere else. A step needs a filter, or all=true; both contradict each other.
+// in between. A step that failed, or whose answer was lost, may have been done in part; repeating it does the
+// rest. Only what was there at the first step is taken, however long the steps go on: next carries that moment.
+// The first step has none, so if it is repeated it also takes what was resent and came back meanwhile; where it
+// must not, set until to the present. next belongs to the route, the webhook, the filter and dryRun that it came
+// from, and is refused anywhere else. A step needs a filter or all=true, and not both.
 //
 // # Answers
 //
 // Answers are JSON with identifiers in canonical case, and carry Cache-Control: no-store. A list that goes
-// on has the header Link: <?count=…&after=…>; rel="next", relative to the request's own URL, so that it
-// holds under any prefix, and nothing is skipped if what was listed is deleted in between.
+// on has the header Link: <?count=…&after=…>; rel="next", relative to the request's own URL, so it holds
+// under any prefix, and nothing is skipped if what was listed is deleted in between.
 //
 // Every error is an RFC 9457 problem, application/problem+json, with a stable code beside the
 // status; the README of this directory lists them all. No answer tells of internals: what was
@@ -105,34 +105,35 @@ import (
 
 // Config sets up a [Handler].
 type Config struct {
-	// Diverted holds what was set aside. Required. A [diverted.Store] is one. The routes for many events at
-	// once, for numbers, for expunging and for what is pending exist where it can do that: as a
-	// [diverted.BulkStore], a [diverted.StatsStore], a [diverted.RetentionStore], and a [diverted.DeliveryStore].
+	// Diverted holds what was set aside. Required. A [diverted.Store] is one. The routes for many events at once,
+	// for numbers, for expunging and for what is pending exist if it is a [diverted.BulkStore], a
+	// [diverted.StatsStore], a [diverted.RetentionStore] and a [diverted.DeliveryStore], respectively.
 	Diverted diverted.DivertedStore
 
-	// Authorize says whether the request may do what needs these permissions, all of them, within the tenant.
-	// Required; [AllowAll] lets everybody do everything. It returns nil to let the request go on,
-	// [ErrUnauthenticated] if the request has no good credentials, and else [ErrForbidden] if they are not
-	// enough, for instance since they are another tenant's; any other error is answered 500 and logged.
+	// Authorize says whether the request has these permissions, all of them, within the tenant. Required;
+	// [AllowAll] lets everybody do everything. It returns nil to let the request go on, [ErrUnauthenticated]
+	// if the request has no good credentials, and [ErrForbidden] if they are not enough, for instance
+	// because they are another tenant's; any other error is answered 500 and logged.
 	//
 	// It is called after the path was checked and before anything is looked up, and must leave the request's
-	// body unread. It is called once per request, but for a fetch with extended=true, which asks for
-	// [DivertedPayload] beside: forbidden, the answer leaves out the event itself, but not what receivers
-	// answered, who may quote it.
+	// body unread. It is called once per request, but a fetch with extended=true asks again, for
+	// [DivertedPayload]: if that is forbidden, the answer leaves out the event itself, but not what
+	// receivers answered, who may quote it.
 	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...Permission) error
 
 	// Challenge is the header WWW-Authenticate of a 401 (RFC 9110, section 11.6.1). Empty: Bearer.
 	Challenge string
 
-	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store for what
-	// was set aside alone. Nil: [diverted.DivertedStore.Resend], for those who run a [diverted.Dispatcher].
+	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store only for
+	// what was set aside. Nil: [diverted.DivertedStore.Resend], for those who run a [diverted.Dispatcher].
 	//
-	// It is given the whole event. If it returns nil the event is deleted, unless the host diverted it again
-	// meanwhile, and the answer is 200; if the store cannot delete it, 502 resend_unfinished. An error keeps it:
-	// [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are answered as the
-	// store's own, 409, and anything else 502 resend_failed, and logged. It is called concurrently, for the same
-	// event too, and again after a crash between its return and the deletion. A bulk resend calls it for each
-	// event, 16 at once; those that it does not take are matched and not done.
+	// It is given the whole event; an expunged one is answered 409 instead. If it returns nil the event is
+	// deleted, unless the host diverted it again meanwhile, and the answer is 200; if the store cannot delete
+	// it, 502 resend_unfinished. An error keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and
+	// [diverted.ErrWebhookUnknown] are answered as the store's own, 409, and anything else 502 resend_failed,
+	// and logged. It is called concurrently, for the same event too, and again after a crash between its return
+	// and the deletion. A bulk resend calls it for each event, 16 at once; those that it does not take are
+	// matched but not done.
 	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
 	// Webhooks keeps webhooks. A [diverted.Store] is one. Nil: the webhook routes do not exist.
@@ -141,12 +142,12 @@ type Config struct {
 	// Publisher publishes events. A [diverted.Dispatcher] is one. Nil: the event route does not exist.
 	Publisher Publisher
 
-	// Pinger makes test attempts. A [diverted.Dispatcher] is one. It needs Webhooks. Nil: the ping route does
-	// not exist.
+	// Pinger makes test attempts. A [diverted.Dispatcher] is one. It needs Webhooks. A webhook is pinged at
+	// most once in 5 s. Nil: the ping route does not exist.
 	Pinger Pinger
 
-	// AllowInsecureTLS permits webhooks with secureSsl: false. It must be what the dispatcher's
-	// [diverted.Config] says, else such a webhook is saved but never delivered to.
+	// AllowInsecureTLS permits webhooks with secureSsl: false. It must agree with the dispatcher's
+	// [diverted.Config], else such a webhook is saved but never delivered to.
 	AllowInsecureTLS bool
 
 	// SecretOverlap is how long a secret that an update replaces goes on signing beside its successor. 0:

@@ -141,7 +141,7 @@ var eventType = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 // Pinger makes test attempts. [diverted.Dispatcher] is one.
 type Pinger interface {
 	// Ping makes one attempt to deliver a test event to the webhook, at once and outside the queue. It
-	// changes nothing in the store. ErrNotFound if there is no such webhook.
+	// changes nothing in the store. [diverted.ErrNotFound] if there is no such webhook.
 	Ping(ctx context.Context, webhook diverted.WebhookKey) (diverted.PingResult, error)
 }
 
