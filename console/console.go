@@ -14,7 +14,7 @@
 //	/tenants/{tenantLocator}/webhooks/{webhookLocator}/pending           its pending deliveries
 //	/tenants/{tenantLocator}/webhooks/{webhookLocator}/diverted/{event}  one event, and its attempts
 //
-// They are HTML that works without JavaScript. What a script adds is that the steps of a long resend go on by
+// They are HTML that works without JavaScript; a script only makes the steps of a long resend go on by
 // themselves. There is nothing to build, and nothing is loaded from elsewhere.
 //
 // What the store can do beyond a [diverted.Store] decides what the pages show: numbers and charts with a
@@ -30,13 +30,13 @@
 // # Who may do what
 //
 // The console asks the authorizer of package httpapi for the same permissions that the API's routes need, and
-// shows no button that would be refused. To look at webhooks takes webhooks:read and webhooks:list, at diverted
-// events diverted-events:read and diverted-events:list, at the body of one diverted-events:payload as well.
+// shows no button that would be refused. Seeing webhooks takes webhooks:read and webhooks:list, diverted events
+// diverted-events:read and diverted-events:list, and the body of one diverted-events:payload as well.
 //
 // Whatever changes something is a POST, and refused if a browser says that it comes from another origin (see
 // [http.CrossOriginProtection]). Pages carry a Content-Security-Policy that runs no script but the console's own
-// file, and cannot be framed. What came from outside, payloads, names, answers of receivers, is text. Secrets, the values of an
-// endpoint's headers and of its URL's query are never shown.
+// file, and cannot be framed. What came from outside (payloads, names, answers of receivers) is shown as text.
+// Secrets, and the values of an endpoint's headers and of its URL's query, are never shown.
 package console
 
 import (
@@ -64,29 +64,30 @@ type Config struct {
 	// Store is what the console shows and changes. Required.
 	Store diverted.Store
 
-	// Authorize says whether the request may do what needs these permissions, all of them, within the tenant, as
+	// Authorize says whether the request has these permissions, all of them, within the tenant, as
 	// [httpapi.Config.Authorize] does; it can be the same function. Required; [httpapi.AllowAll] lets everybody do
-	// everything. A page calls it several times, once for each thing that it might show or offer; it must not
-	// read the request's body.
+	// everything. A page calls it several times, once for each thing that it might show or offer; it must not read
+	// the request's body.
 	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error
 
 	// Challenge is the header WWW-Authenticate of a 401. Empty: Bearer, as in package httpapi. With Basic and a
 	// realm, browsers ask for a name and a password.
 	Challenge string
 
-	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store for what was
-	// set aside alone; it can be that of [httpapi.Config]. Nil: [diverted.DivertedStore.Resend], for those who run
-	// a [diverted.Dispatcher].
+	// Resend delivers a diverted event again, for a host that delivers by itself and uses the store only for what
+	// was set aside; it can be that of [httpapi.Config]. Nil: [diverted.DivertedStore.Resend], for those who run a
+	// [diverted.Dispatcher].
 	//
 	// It is given the whole event, of a webhook that the store need not know, and that may be disabled or suspended
-	// there: the host decides. If it returns nil the event is deleted. An error keeps it: [diverted.ErrSuspended],
-	// [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are shown as the store's own, 409, and anything else
-	// as a 502, and logged. It is called concurrently, for the same event too, and again after a crash between its
-	// return and the deletion. Where many events are resent it is called for each of them, 16 at once; those that
-	// it does not take stay, and are counted as skipped.
+	// there: the host decides. If it returns nil the event is deleted, unless the host diverted it again meanwhile.
+	// An error keeps it: [diverted.ErrSuspended], [diverted.ErrDisabled] and [diverted.ErrWebhookUnknown] are shown
+	// as the store's own, 409, and anything else as a 502, and logged. It is called concurrently, for the same
+	// event too, and again after a crash between its return and the deletion. Where many events are resent it is
+	// called for each of them, 16 at once; those that it does not take stay, and are counted as skipped.
 	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
-	// Pinger makes test attempts. A [diverted.Dispatcher] is one. Nil: there is no button for it.
+	// Pinger makes test attempts, for a webhook at most one in 5 s. A [diverted.Dispatcher] is one. Nil:
+	// there is no button for it.
 	Pinger httpapi.Pinger
 
 	// CrossOrigin decides which cross-origin requests of browsers may change something. Nil: none.
