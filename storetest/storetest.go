@@ -7,9 +7,9 @@
 //		})
 //	}
 //
-// Every test is a subtest that is named by the rule it holds the store to. They need no network, and no
-// order among them. The optional powers [diverted.BulkStore], [diverted.StatsStore] and
-// [diverted.RetentionStore] are tested where the store has them.
+// Every test is a subtest, named by the rule it holds the store to. They need no network, and no particular
+// order. The optional powers [diverted.BulkStore], [diverted.StatsStore] and [diverted.RetentionStore] are
+// tested where the store has them.
 package storetest
 
 import (
@@ -21,8 +21,8 @@ import (
 
 // Harness says how to get at the store under test.
 type Harness struct {
-	// Open returns a store that is empty, or that shares what it keeps with no test that ran before. The
-	// suite closes it; what else has to be cleaned up belongs into t.Cleanup. Required.
+	// Open returns an empty store, which no earlier test has used. The suite closes it; whatever else has
+	// to be cleaned up belongs in t.Cleanup. Required.
 	Open func(t *testing.T) diverted.Store
 
 	// Reopen closes a store that Open returned and opens the same data again, as after a restart of the
@@ -30,9 +30,9 @@ type Harness struct {
 	Reopen func(t *testing.T, store diverted.Store) diverted.Store
 
 	// RealTime is for a store whose clock is not this process's. By default each test runs in a bubble of
-	// [synctest], where time passes at once; the store is opened and closed within it, so that it must not
-	// share goroutines with another. With RealTime the tests wait, some tenths of a second each, and those
-	// that need an exact clock are skipped.
+	// [synctest], where time passes at once; the store is opened and closed within it, so it must not share
+	// goroutines with another. With RealTime the tests wait, some tenths of a second each, and those that
+	// need an exact clock are skipped.
 	RealTime bool
 }
 
