@@ -45,7 +45,7 @@ func (c *acceptCall) bytes() (n int) {
 	return n
 }
 
-// Accept is as in [diverted.DeliveryStore].
+// Accept implements [diverted.DeliveryStore].
 func (s *Store) Accept(ctx context.Context, request diverted.AcceptRequest) (diverted.AcceptResult, error) {
 	if err := request.Claim.Validate(); err != nil {
 		return diverted.AcceptResult{}, err

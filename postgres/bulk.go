@@ -48,7 +48,7 @@ type bulk struct {
 	told   diverted.ChangeKind
 }
 
-// ResendAll is as in [diverted.BulkStore].
+// ResendAll implements [diverted.BulkStore].
 func (s *Store) ResendAll(ctx context.Context, request diverted.BulkRequest) (diverted.BulkResult, error) {
 	return s.bulk(ctx, request, bulk{
 		action: "resend diverted events", kind: &divertedKind,
@@ -62,7 +62,7 @@ func (s *Store) ResendAll(ctx context.Context, request diverted.BulkRequest) (di
 	})
 }
 
-// DeleteAll is as in [diverted.BulkStore].
+// DeleteAll implements [diverted.BulkStore].
 func (s *Store) DeleteAll(ctx context.Context, request diverted.BulkRequest) (diverted.BulkResult, error) {
 	return s.bulk(ctx, request, bulk{
 		action: "delete diverted events", kind: &divertedKind,
@@ -71,7 +71,7 @@ func (s *Store) DeleteAll(ctx context.Context, request diverted.BulkRequest) (di
 	})
 }
 
-// DivertAll is as in [diverted.BulkStore].
+// DivertAll implements [diverted.BulkStore].
 func (s *Store) DivertAll(ctx context.Context, request diverted.BulkRequest) (diverted.BulkResult, error) {
 	if err := request.ForPending(); err != nil {
 		return diverted.BulkResult{}, err

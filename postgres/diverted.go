@@ -49,7 +49,7 @@ const (
 	deleteResent = deleteDiverted + ` AND diverted_at = $4`
 )
 
-// Divert is as in [diverted.DivertedStore].
+// Divert implements [diverted.DivertedStore].
 func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error {
 	if err := event.Validate(); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (r *divertedRow) failures(d *diverted.DivertedEvent) (all []diverted.Failur
 	return append(all, d.Failure), nil
 }
 
-// FetchDiverted is as in [diverted.DivertedStore].
+// FetchDiverted implements [diverted.DivertedStore].
 func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.DivertedEvent, error) {
 	done, err := s.begin(ctx, "fetch diverted event")
 	if err != nil {
@@ -192,7 +192,7 @@ func (s *Store) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.D
 	return d, wrap("fetch diverted event", err)
 }
 
-// ListDiverted is as in [diverted.DivertedStore].
+// ListDiverted implements [diverted.DivertedStore].
 func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) (diverted.DivertedPage, error) {
 	var page diverted.DivertedPage
 	columns := divertedColumns + columnNone
@@ -220,7 +220,7 @@ func (s *Store) ListDiverted(ctx context.Context, query diverted.DivertedQuery) 
 	return page, nil
 }
 
-// ListPending is as in [diverted.DeliveryStore].
+// ListPending implements [diverted.DeliveryStore].
 func (s *Store) ListPending(ctx context.Context, query diverted.DivertedQuery) (diverted.PendingPage, error) {
 	// While its webhook is not active a delivery waits for nothing else, and so has no time.
 	const columns = `event, request, type, accepted_at, lease > now() AND NOT lease > now() + interval '15 minutes', lease,
@@ -304,7 +304,7 @@ func cut[T any](rows []T, limit int) ([]T, bool) {
 	return rows, false
 }
 
-// Resend is as in [diverted.DivertedStore].
+// Resend implements [diverted.DivertedStore].
 func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
 	done, err := s.begin(ctx, "resend")
 	if err != nil {
@@ -350,7 +350,7 @@ func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
 	return nil
 }
 
-// DeleteDiverted is as in [diverted.DivertedStore].
+// DeleteDiverted implements [diverted.DivertedStore].
 func (s *Store) DeleteDiverted(ctx context.Context, key diverted.Key) error {
 	deleted, err := s.deleteOne(ctx, "delete diverted event", deleteDiverted, key)
 	if err == nil && !deleted {
@@ -359,7 +359,7 @@ func (s *Store) DeleteDiverted(ctx context.Context, key diverted.Key) error {
 	return err
 }
 
-// DeleteResent is as in [diverted.DivertedStore].
+// DeleteResent implements [diverted.DivertedStore].
 func (s *Store) DeleteResent(ctx context.Context, event diverted.DivertedEvent) error {
 	deleted, err := s.deleteOne(ctx, "delete resent event", deleteResent, event.Key, event.DivertedAt)
 	if deleted || err != nil {

@@ -36,9 +36,9 @@ const (
 	outboxNote = `SELECT pg_notify($1::text, $2::text)`
 )
 
-// SendTx is [diverted.Dispatcher.Send] as a part of the host's transaction: the event is sent exactly if tx
-// commits. tx must be on the database of the store, through any pool. Dispatchers are told at the commit
-// (see [Config.NoNotify]).
+// SendTx is [diverted.Dispatcher.Send] as a part of the host's transaction: the event is sent if and only
+// if tx commits. tx must be on the database of the store, through any pool. Dispatchers are told at the
+// commit (see [Config.NoNotify]).
 //
 // The store does not see the commit, and knows no [diverted.Config]: no [diverted.Observer] is told that the
 // event was accepted, MaxPendingPerWebhook does not refuse it, and its attempts are not connected with the span

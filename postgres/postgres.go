@@ -6,11 +6,11 @@
 //	dispatcher, err := diverted.NewDispatcher(store, diverted.Config{})
 //
 // Any number of processes may open the same schema. Their dispatchers share the work: a delivery is
-// claimed by one of them (FOR UPDATE SKIP LOCKED), under a lease that the server's clock measures, so that
-// one that dies loses nothing, and a machine whose clock is wrong changes nothing.
+// claimed by one of them (FOR UPDATE SKIP LOCKED), under a lease that the server's clock measures, so one
+// that dies loses nothing, and a machine whose clock is wrong changes nothing.
 //
 // [Store.SendTx] and [Store.PublishTx] accept an event as a part of the host's own transaction: it is sent
-// exactly if that commits. [Store.SendSQLTx] and [Store.PublishSQLTx] do the same through database/sql.
+// if and only if that commits. [Store.SendSQLTx] and [Store.PublishSQLTx] do the same through database/sql.
 //
 // The directory's README says which servers it runs on, what the limits of a [diverted.Config] mean for
 // several machines, and what an operator should watch.
@@ -40,16 +40,16 @@ const maxSchema = 63
 
 // Config sets up a [Store]. The zero value of every field means its default.
 type Config struct {
-	// Schema is the PostgreSQL schema that holds everything of the store, 1 to 63 bytes. Open creates it if
-	// it is missing and the role may. Stores of different schemas have nothing to do with each other.
-	// Empty: "diverted".
+	// Schema is the PostgreSQL schema that holds everything of the store, 1 to 63 bytes, not beginning with
+	// pg_. Open creates it if it is missing and the role may. Stores of different schemas have nothing to
+	// do with each other. Empty: "diverted".
 	Schema string
-	// NoNotify has the store neither LISTEN nor NOTIFY. Work that other processes and transactions of the
-	// host add is then found within a second. It is for connections through a pooler that gives each
+	// NoNotify keeps the store from using LISTEN and NOTIFY. Work that other processes and transactions of
+	// the host add is then found within a second. It is for connections through a pooler that gives each
 	// transaction another session, where LISTEN cannot work, and for hosts that commit more than a thousand
 	// transactions with SendTx a second, since PostgreSQL commits those that NOTIFY one after the other.
 	NoNotify bool
-	// Logger is told of what goes on beside the calls of methods: a lost LISTEN connection, a purge that
+	// Logger is told what happens outside the calls of methods: a lost LISTEN connection, a purge that
 	// failed. Nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -57,7 +57,7 @@ type Config struct {
 // Store is a [diverted.Store] in a schema of a PostgreSQL database.
 //
 // What many goroutines accept at one moment is merged into one transaction: each commit costs a flush of
-// the server's log, so the batch and not the row sets the speed. Work is a single round trip.
+// the server's log, so the batch and not the row sets the speed. Work is usually a single round trip.
 type Store struct {
 	pool   *pgxpool.Pool
 	log    *slog.Logger
@@ -104,7 +104,7 @@ var (
 // Open makes a store in the database of pool, and brings its schema up to date; any number of processes
 // may do so at the same moment. A new release may have much to do in a large database, while the other
 // processes wait: nothing but ctx bounds that. The store uses pool, which stays the caller's and must outlive it, and
-// one connection of its own to LISTEN on.
+// a connection of its own to LISTEN on.
 //
 // The errors are [diverted.ErrInvalid] for a nil pool or an impossible schema name,
 // [diverted.ErrUnsupported] for a server before PostgreSQL 13, a database whose encoding is not UTF-8 and
@@ -207,7 +207,7 @@ func invalid(path, detail string) error {
 	return &diverted.InvalidError{Fields: []diverted.FieldError{{Path: path, Detail: detail}}}
 }
 
-// Watch is as in [diverted.Watcher].
+// Watch implements [diverted.Watcher].
 func (s *Store) Watch(f func(diverted.Change)) (stop func()) { return s.watchers.add(f) }
 
 // watchers are the functions that want to be told of changes.

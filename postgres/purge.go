@@ -39,7 +39,7 @@ const (
 		UPDATE diverted.state SET floor = greatest(floor, gone.changed) FROM gone`
 )
 
-// DeleteWebhook is as in [diverted.WebhookStore]. It waits for the host's transactions in which
+// DeleteWebhook implements [diverted.WebhookStore]. It waits for the host's transactions in which
 // [Store.SendTx] and its like sent something to this webhook.
 func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, discard bool) error {
 	done, err := s.begin(ctx, "delete webhook")

@@ -32,10 +32,10 @@ const (
 		RETURNING d.event`
 )
 
-// DivertPending diverts what is pending and was accepted before a moment, and returns how much that was,
-// after an error too: from there it can be repeated. It is for those who went back to a backup and would
-// rather look than send again what may have been delivered since; see [diverted.SQLiteStore.DivertPending]. Call it
-// before a dispatcher runs, on any machine: the outcome of an attempt that is under way then changes nothing.
+// DivertPending diverts the pending deliveries that were accepted before a moment, and returns how many, even
+// with an error, after which it can be repeated. It is for those who restored a backup and would rather look than
+// send again what may have been delivered since; see [diverted.SQLiteStore.DivertPending]. Call it before a
+// dispatcher runs, on any machine: the outcome of an attempt under way then changes nothing.
 func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendingRequest) (n int, err error) {
 	if err := request.Validate(); err != nil {
 		return 0, err

@@ -83,7 +83,7 @@ type toPurge struct {
 	aside, held bool
 }
 
-// Purge is as in [diverted.RetentionStore].
+// Purge implements [diverted.RetentionStore].
 func (s *Store) Purge(ctx context.Context, request diverted.PurgeRequest) (result diverted.PurgeResult, err error) {
 	r, err := request.WithDefaults()
 	if err != nil {
@@ -197,8 +197,8 @@ const (
 	expunge = `UPDATE diverted.deliveries SET body = '', failure = $3, earlier = $4 WHERE webhook = $1 AND event = $2`
 )
 
-// Expunge is as in [diverted.RetentionStore]. The old row is overwritten when the table is next vacuumed, and
-// remains in the server's log as long as that is kept.
+// Expunge implements [diverted.RetentionStore]. The old row is overwritten when the table is next vacuumed,
+// and remains in the server's log as long as that is kept.
 func (s *Store) Expunge(ctx context.Context, key diverted.Key) error {
 	done, err := s.begin(ctx, "expunge")
 	if err != nil {

@@ -45,8 +45,8 @@ const (
 		WHERE h.hour > date_trunc('hour', now(), 'UTC') - $4::bigint * interval '1 hour' GROUP BY 1, 2`
 )
 
-// Stats is as in [diverted.StatsStore]. It counts in the indexes, which takes some tenths of a second for each
-// million of deliveries.
+// Stats implements [diverted.StatsStore]. It counts in the indexes, which takes some tenths of a second for each
+// million deliveries.
 func (s *Store) Stats(ctx context.Context, query diverted.StatsQuery) (diverted.Stats, error) {
 	if err := query.Validate(); err != nil {
 		return diverted.Stats{}, err

@@ -178,7 +178,7 @@ func (s *Store) suspendAll(ctx context.Context, conn *pgxpool.Conn, ids []int64)
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// PutWebhook is as in [diverted.WebhookStore].
+// PutWebhook implements [diverted.WebhookStore].
 func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diverted.Webhook, error) {
 	if err := webhook.Validate(); err != nil {
 		return diverted.Webhook{}, err
@@ -192,7 +192,7 @@ func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diver
 	}))
 }
 
-// CreateWebhook is as in [diverted.WebhookStore].
+// CreateWebhook implements [diverted.WebhookStore].
 func (s *Store) CreateWebhook(ctx context.Context, webhook diverted.Webhook) (diverted.Webhook, error) {
 	if err := webhook.Validate(); err != nil {
 		return diverted.Webhook{}, err
@@ -209,7 +209,7 @@ func (s *Store) CreateWebhook(ctx context.Context, webhook diverted.Webhook) (di
 	}))
 }
 
-// UpdateWebhook is as in [diverted.WebhookStore].
+// UpdateWebhook implements [diverted.WebhookStore].
 func (s *Store) UpdateWebhook(ctx context.Context, webhook diverted.Webhook) (diverted.Webhook, error) {
 	if err := webhook.Validate(); err != nil {
 		return diverted.Webhook{}, err
@@ -234,7 +234,7 @@ func result(h *hook, err error) (diverted.Webhook, error) {
 	return *h.webhook, nil
 }
 
-// Suspend is as in [diverted.WebhookStore].
+// Suspend implements [diverted.WebhookStore].
 func (s *Store) Suspend(ctx context.Context, key diverted.WebhookKey) error {
 	_, err := s.change(ctx, "suspend webhook", key, func(stand *hook, now time.Time) (*hook, error) {
 		switch {
@@ -250,7 +250,7 @@ func (s *Store) Suspend(ctx context.Context, key diverted.WebhookKey) error {
 	return err
 }
 
-// Unsuspend is as in [diverted.WebhookStore].
+// Unsuspend implements [diverted.WebhookStore].
 func (s *Store) Unsuspend(ctx context.Context, key diverted.WebhookKey) error {
 	_, err := s.change(ctx, "unsuspend webhook", key, func(stand *hook, _ time.Time) (*hook, error) {
 		switch {
@@ -266,7 +266,7 @@ func (s *Store) Unsuspend(ctx context.Context, key diverted.WebhookKey) error {
 	return err
 }
 
-// FetchWebhook is as in [diverted.WebhookStore].
+// FetchWebhook implements [diverted.WebhookStore].
 func (s *Store) FetchWebhook(ctx context.Context, key diverted.WebhookKey) (diverted.Webhook, error) {
 	done, err := s.begin(ctx, "fetch webhook")
 	if err != nil {
@@ -300,7 +300,7 @@ func (s *Store) FetchWebhook(ctx context.Context, key diverted.WebhookKey) (dive
 // listChunk is how many webhooks a list reads at a time, of which it may select some.
 const listChunk = 500
 
-// ListWebhooks is as in [diverted.WebhookStore].
+// ListWebhooks implements [diverted.WebhookStore].
 func (s *Store) ListWebhooks(ctx context.Context, query diverted.WebhookQuery) (diverted.WebhookPage, error) {
 	query, err := query.WithDefaults()
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/divertedevents/diverted"
 )
 
-// Work is as in [diverted.DeliveryStore]. Where nothing suspends a webhook and nobody is alerted it is one
+// Work implements [diverted.DeliveryStore]. Where nothing suspends a webhook and nobody is alerted it is one
 // round trip: the settlement and the claim are sent together, and the commit with them.
 func (s *Store) Work(ctx context.Context, request diverted.WorkRequest) (diverted.WorkResult, error) {
 	if err := request.Validate(); err != nil {
