@@ -10,7 +10,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Observer returns what keeps the metrics, and then calls the host's own, which may be the zero value.
+// Observer returns one that keeps the metrics and then calls the host's own, which may be the zero value.
 func (t *Telemetry) Observer(host diverted.Observer) diverted.Observer {
 	m := t.meters
 	count := func(c metric.Int64Counter) func(diverted.Key) {

@@ -31,17 +31,17 @@ type Config struct {
 	MeterProvider  metric.MeterProvider
 	TracerProvider trace.TracerProvider
 
-	// Stats is asked for the gauges at each collection, for the whole store at once. A [diverted.Store] of this
+	// Stats is asked for the gauges at each collection, for the whole store at once. Every store of this
 	// project is one. Nil: there are no gauges of what the store keeps.
 	Stats diverted.StatsStore
 
-	// WithoutWebhook leaves tenant and webhook out of the metrics, where one series for each would be too many: in each
-	// instrument a webhook has one set of attributes, or one for each outcome, and for each class of failure; 17 at most. The
-	// SDK keeps 2,000 sets of an instrument, unless it is told otherwise, and adds up the rest without attributes.
-	// Spans have tenant and webhook in any case.
+	// WithoutWebhook leaves tenant and webhook out of the metrics, where one series for each would be too many: in
+	// each instrument a webhook has one set of attributes, or one for each outcome and class of failure, 17 at most.
+	// The SDK keeps 2,000 sets per instrument, unless told otherwise, and adds up the rest without attributes. Spans
+	// have tenant and webhook in any case.
 	WithoutWebhook bool
 
-	// Propagate puts the header traceparent on each request, so that a receiver's spans continue the attempt's
+	// Propagate puts the traceparent header on each request, so that a receiver's spans continue the attempt's
 	// trace. It tells receivers, who may be strangers, the identifiers of the trace.
 	Propagate bool
 }
@@ -69,6 +69,6 @@ func New(config Config) (*Telemetry, error) {
 	return &Telemetry{meters: m, tracer: config.TracerProvider.Tracer(scope), propagate: config.Propagate}, nil
 }
 
-// Close ends the gauges; call it before the store is closed. What the dispatcher does after it is counted still.
-// Closing again does nothing.
+// Close ends the gauges; call it before the store is closed. What the dispatcher does after that is still
+// counted. Closing again does nothing.
 func (t *Telemetry) Close() error { return t.gauges.Unregister() }

@@ -27,7 +27,7 @@ func traceParent(ctx context.Context) string {
 func (t *Telemetry) Accepting(ctx context.Context) string { return traceParent(ctx) }
 
 // Attempting implements [diverted.Tracer]. An attempt may come hours after the event was sent, and there may be
-// many, so that its span begins a trace of its own and links to the one that sent the event.
+// many, so its span begins a trace of its own and links to the one that sent the event.
 func (t *Telemetry) Attempting(a diverted.Attempt) (traceparent string, end func(diverted.Attempt)) {
 	options := []trace.SpanStartOption{
 		trace.WithNewRoot(),
