@@ -23,6 +23,11 @@ var readmeCode string
 var readmeContract string
 
 func TestReadmeShowsCodeThatCompiles(t *testing.T) {
+	showsCodeOf(t, "README.md", readme, readmeCode+readmeContract)
+}
+
+// showsCodeOf fails if a document shows Go code that is not a part of code.
+func showsCodeOf(t *testing.T, name, document, code string) {
 	is := is.New(t)
 	flat := func(s string) string {
 		var lines []string
@@ -31,14 +36,14 @@ func TestReadmeShowsCodeThatCompiles(t *testing.T) {
 		}
 		return strings.Join(lines, "\n")
 	}
-	code := flat(readmeCode + readmeContract)
-	blocks := strings.Split(readme, "```go\n")[1:]
+	code = flat(code)
+	blocks := strings.Split(document, "```go\n")[1:]
 	is.True(len(blocks) >= 4)
 	for _, block := range blocks {
 		block, _, found := strings.Cut(block, "```")
 		is.True(found)
 		if !strings.Contains(code, flat(block)) {
-			t.Errorf("this block of README.md is in no test file:\n%s", block)
+			t.Errorf("this block of %s is in no test file:\n%s", name, block)
 		}
 	}
 }
