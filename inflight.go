@@ -26,6 +26,10 @@ func newInFlight(c Config) inFlight {
 
 func (f *inFlight) room() int { return max(f.limit-f.taken, 0) }
 
+// slowRoom returns how many more attempts of slow webhooks there is room for. Half of one is one, or a webhook that
+// is slow would never be tried again.
+func (f *inFlight) slowRoom() int { return max(max(f.limit/2, 1)-f.slow, 0) }
+
 func (f *inFlight) window(webhook WebhookKey) *window {
 	w := f.windows[webhook]
 	if w == nil {
@@ -39,7 +43,7 @@ func (f *inFlight) window(webhook WebhookKey) *window {
 func (f *inFlight) roomFor(w *window, now time.Time) int {
 	room := min(w.room(now), f.room())
 	if w.slow {
-		room = min(room, max(f.limit/2-f.slow, 0))
+		room = min(room, f.slowRoom())
 	}
 	return room
 }
@@ -83,7 +87,7 @@ func (f *inFlight) missed(w *window, now time.Time) bool {
 	if starved {
 		w.starved = false
 	}
-	slow := f.slowFull && f.slow < f.limit/2
+	slow := f.slowFull && f.slowRoom() > 0
 	if slow {
 		f.slowFull = false
 	}

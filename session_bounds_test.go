@@ -83,6 +83,29 @@ func TestAReceiverThatHangsHoldsItsOwnDeliveriesOnly(t *testing.T) {
 	})
 }
 
+func TestAWebhookThatTimedOutIsTriedAgainThoughThereIsRoomForOneAttemptAlone(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.config.MaxInFlight = 1
+		hook, other := w.webhook("a"), w.webhook("b")
+		w.receiver.answers(func(m message, n int) response {
+			if m.path == "/a" && n == 1 {
+				return response{after: time.Hour}
+			}
+			return response{status: 200}
+		})
+		w.run()
+		w.send(hook)
+		w.send(hook)
+		w.sleep(15 * time.Second) // the timeout
+		w.send(other)
+		w.sleep(time.Second)
+		w.is.Equal(len(w.receiver.got("a")), 2)
+		w.is.True(w.gone(other))
+		w.sleep(time.Minute) // the retry
+		w.is.True(w.gone(hook))
+	})
+}
+
 func TestOutcomesThatWaitForASlowStoreAreBounded(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		w.config.MaxInFlight = 10
