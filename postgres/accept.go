@@ -321,7 +321,11 @@ func (s *Store) handsBack(c *newClaims, h *hook, size int) bool {
 // are of.
 func (s *Store) insert(ctx context.Context, a *acceptance, generation int64, impatient bool) (stands int64, err error) {
 	if len(a.first) == 0 {
-		return generation, nil
+		// That nobody is to get anything is to be proved too: another process may have created who is.
+		err = s.read(ctx, func(b *pgx.Batch) {
+			b.Queue(s.q(selectGeneration)).QueryRow(func(r pgx.Row) error { return r.Scan(&stands, &a.now) })
+		})
+		return stands, err
 	}
 	var sent, received time.Time
 	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {

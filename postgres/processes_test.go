@@ -84,6 +84,32 @@ func TestWhatOneProcessChangesOfAWebhookHoldsAtTheNextCallOfAnother(t *testing.T
 	is.Equal(keys, map[diverted.WebhookKey]int{w.Key(): 1, second.Key(): 1})
 }
 
+func TestAProcessThatKnowsOfNoReceiverLooksWhetherThereIsOneByNow(t *testing.T) {
+	is := is.New(t)
+	a, b := twoProcesses(t)
+	tenant := uuid.New()
+	published := func() int {
+		t.Helper()
+		r := accept(t, b, message(t, diverted.Webhook{Tenant: tenant}))[0]
+		is.NoErr(r.Err)
+		return len(r.Deliveries)
+	}
+	is.Equal(published(), 0) // so that b knows the tenant
+
+	w := newWebhook(t, a, tenant)
+	is.NoErr(accept(t, b, message(t, w))[0].Err)
+	is.NoErr(a.DeleteWebhook(t.Context(), w.Key(), true))
+	is.Equal(published(), 0)
+
+	w = newWebhook(t, a, tenant, func(w *diverted.Webhook) { w.Enabled = false })
+	is.Equal(published(), 0)
+	w.Enabled = true
+	w, err := a.UpdateWebhook(t.Context(), w)
+	is.NoErr(err)
+	is.Equal(published(), 1)
+	is.Equal(len(claim(t, b)), 1)
+}
+
 func TestAProcessForgetsWebhooksThatWerePurgedWhileItDidNotLook(t *testing.T) {
 	is := is.New(t)
 	a, b := twoProcesses(t)
