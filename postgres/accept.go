@@ -204,11 +204,12 @@ func (s *Store) acceptAll(ctx context.Context, calls []*acceptCall, impatient bo
 	}
 	var generation int64
 	for {
+		var a *acceptance
 		var err error
-		if generation, err = s.know(ctx, generation, want); err != nil {
+		generation, err = s.look(ctx, generation, want, func() (err error) {
+			a, err = s.planWithin(ctx, calls)
 			return err
-		}
-		a, err := s.planWithin(ctx, calls)
+		})
 		if err != nil {
 			return err
 		}

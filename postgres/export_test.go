@@ -2,3 +2,10 @@ package postgres
 
 // Schema is the store's schema, for the tests.
 func (s *Store) Schema() string { return s.schema }
+
+// RememberAtMost has the store remember no more webhooks than that, but for those of one call.
+func (s *Store) RememberAtMost(n int) {
+	s.hooks.mu.Lock()
+	defer s.hooks.mu.Unlock()
+	s.hooks.most = n
+}

@@ -96,11 +96,27 @@ type hooks struct {
 	tenants    map[uuid.UUID][]*hook
 	ids        map[int64]*hook
 	stale      bool
+	most       int // of ids
+	// begun counts how often it was begun anew, empty.
+	begun int
 }
 
 func (c *hooks) init() {
+	c.most = maxCached
+	c.begin()
+}
+
+// begin begins anew. mu is held.
+func (c *hooks) begin() {
 	c.tenants = make(map[uuid.UUID][]*hook)
 	c.ids = make(map[int64]*hook)
+	c.begun++
+}
+
+func (c *hooks) timesBegun() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.begun
 }
 
 // spoil says that webhooks have changed, so that the next use reads what did.
@@ -237,6 +253,20 @@ func (s *Store) know(ctx context.Context, atLeast int64, w wanted) (int64, error
 	return c.generation, nil
 }
 
+// look is know, and then a look at what is wanted. If all was forgotten in between, by a refresh of somebody else's,
+// it looks again: what is not here any more would pass for what there is not.
+func (s *Store) look(ctx context.Context, atLeast int64, w wanted, at func() error) (generation int64, err error) {
+	for {
+		begun := s.hooks.timesBegun()
+		if generation, err = s.know(ctx, atLeast, w); err == nil {
+			err = at()
+		}
+		if err != nil || s.hooks.timesBegun() == begun {
+			return generation, err
+		}
+	}
+}
+
 // refresh reads what changed since the generation known, and what is missing besides. It answers again if
 // it has forgotten what is not among that.
 func (s *Store) refresh(ctx context.Context, known int64, tenants uuids, ids []int64) (again bool, err error) {
@@ -272,9 +302,9 @@ func (s *Store) refresh(ctx context.Context, known int64, tenants uuids, ids []i
 		c.stale = true
 		return false, err
 	}
-	if known > 0 && known < floor || len(c.ids) > maxCached {
+	if known > 0 && known < floor || len(c.ids) > c.most {
 		again = true // rows have gone that this process may hold
-		c.init()
+		c.begin()
 	}
 	c.generation = generation
 	for _, t := range tenants {

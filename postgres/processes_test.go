@@ -332,3 +332,35 @@ func TestNoGoroutineOutlivesAStore(t *testing.T) {
 	}
 	is.NoErr(pool.Ping(t.Context())) // it stays the host's
 }
+
+func TestAWebhookThatIsForgottenWhileACallIsAboutItIsLookedUpAgain(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	accept(t, s, message(t, w)) // so that the store knows it
+	for range 2 {
+		many := newWebhook(t, s, uuid.New())
+		accept(t, s, message(t, many))
+	}
+	s.RememberAtMost(2)
+
+	tx, err := pool.Begin(t.Context())
+	is.NoErr(err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE `+schema+`.deliveries IN ACCESS EXCLUSIVE MODE`)
+	is.NoErr(err)
+	results := make(chan diverted.AcceptResult, 1)
+	go func() { // it has looked at what it knows, and counts what is pending
+		published := message(t, diverted.Webhook{Tenant: w.Tenant})
+		r, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{published}, MaxPending: 10})
+		if err != nil {
+			t.Error(err)
+		}
+		results <- r
+	}()
+	waitForWaiter(t, pool, schema)
+	stranger := diverted.Webhook{Tenant: uuid.New(), Locator: w.Locator} // for whom there is no room to remember
+	is.True(isError(accept(t, s, message(t, stranger))[0].Err, diverted.ErrNotFound))
+	is.NoErr(tx.Rollback(t.Context()))
+	is.Equal(len((<-results).Messages[0].Deliveries), 1)
+}

@@ -70,6 +70,7 @@ type settlement struct {
 	notices  []diverted.NoticeOutcome
 	settled  []diverted.Settled
 	order    []settling
+	told     []telling
 	// suspends: some outcome may suspend its webhook or alert somebody, which takes more than one round trip.
 	suspends bool
 
@@ -83,6 +84,12 @@ type settling struct {
 	place   int // in outcomes
 	hook    *hook
 	request ulid.ULID // of the delivery, once it is settled
+}
+
+// telling is the outcome of a notice that may change something.
+type telling struct {
+	hook    *hook
+	outcome *diverted.NoticeOutcome
 }
 
 type settledDue struct {
@@ -115,18 +122,8 @@ func (s *Store) settlementOf(ctx context.Context, request *diverted.WorkRequest)
 	for _, o := range st.notices {
 		want.tenants = append(want.tenants, o.Webhook.Tenant)
 	}
-	if _, err := s.know(ctx, 0, want); err != nil {
+	if _, err := s.look(ctx, 0, want, func() error { st.find(&s.hooks); return nil }); err != nil {
 		return nil, err
-	}
-	for i := range st.outcomes {
-		o := &st.outcomes[i]
-		h := s.hooks.find(o.Key.WebhookKey())
-		if h == nil || !h.known {
-			st.settled[i].Stale = true
-			continue
-		}
-		st.order = append(st.order, settling{place: i, hook: h})
-		st.suspends = st.suspends || o.Suspend || o.Alert
 	}
 	// In one order in all processes, so that none waits for another that waits for it; outcomes of one claim
 	// are side by side.
@@ -149,6 +146,25 @@ func (s *Store) settlementOf(ctx context.Context, request *diverted.WorkRequest)
 		}
 	}())
 	return st, nil
+}
+
+// find looks the webhooks up.
+func (st *settlement) find(c *hooks) {
+	st.order, st.told, st.suspends = nil, nil, false
+	for i := range st.outcomes {
+		o := &st.outcomes[i]
+		h := c.find(o.Key.WebhookKey())
+		if st.settled[i].Stale = h == nil || !h.known; st.settled[i].Stale {
+			continue
+		}
+		st.order = append(st.order, settling{place: i, hook: h})
+		st.suspends = st.suspends || o.Suspend || o.Alert
+	}
+	for i := range st.notices {
+		if h := c.find(st.notices[i].Webhook); h != nil {
+			st.told = append(st.told, telling{h, &st.notices[i]})
+		}
+	}
 }
 
 // queue settles, as a part of a transaction.
@@ -214,12 +230,12 @@ func (st *settlement) scan(r pgx.Rows) error {
 func (st *settlement) queueNotices(s *Store, b *pgx.Batch) {
 	var webhooks, tokens, waits []int64
 	var done []bool
-	for _, o := range st.notices {
-		h := s.hooks.find(o.Webhook)
-		if h == nil || o.Token == 0 {
+	for _, x := range st.told {
+		o := x.outcome
+		if o.Token == 0 {
 			continue
 		}
-		webhooks, tokens = append(webhooks, h.id), append(tokens, o.Token)
+		webhooks, tokens = append(webhooks, x.hook.id), append(tokens, o.Token)
 		waits, done = append(waits, max(o.Wait, 0).Microseconds()), append(done, o.Done)
 	}
 	if len(webhooks) == 0 {
