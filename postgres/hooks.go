@@ -302,8 +302,8 @@ func (s *Store) refresh(ctx context.Context, known int64, tenants uuids, ids []i
 		c.stale = true
 		return false, err
 	}
-	if known > 0 && known < floor || len(c.ids) > c.most {
-		again = true // rows have gone that this process may hold
+	if known > 0 && (known < floor || known > generation) || len(c.ids) > c.most {
+		again = true // rows have gone that this process may hold, or, with a failover, changes that it has seen
 		c.begin()
 	}
 	c.generation = generation

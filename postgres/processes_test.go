@@ -364,3 +364,28 @@ func TestAWebhookThatIsForgottenWhileACallIsAboutItIsLookedUpAgain(t *testing.T)
 	is.NoErr(tx.Rollback(t.Context()))
 	is.Equal(len((<-results).Messages[0].Deliveries), 1)
 }
+
+func TestAProcessForgetsWebhooksThatAFailoverLost(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	w := newWebhook(t, s, uuid.New())
+	moved, err := s.UpdateWebhook(t.Context(), w)
+	is.NoErr(err)
+	lost := newWebhook(t, s, w.Tenant)
+	accept(t, s, message(t, moved), message(t, lost)) // so that the store knows them
+	is.Equal(len(claim(t, s)), 2)
+
+	// A standby that lags behind takes over: the last two changes never were.
+	execute(t, pool, `DELETE FROM `+schema+`.webhooks WHERE locator = $1`, uuid.UUID(lost.Locator))
+	execute(t, pool, `UPDATE `+schema+`.webhooks SET version = 1, changed = changed - 1`)
+	execute(t, pool, `UPDATE `+schema+`.state SET generation = generation - 2`)
+
+	r := accept(t, s, message(t, moved), message(t, lost), message(t, diverted.Webhook{Tenant: w.Tenant}))
+	is.NoErr(r[0].Err)
+	is.True(isError(r[1].Err, diverted.ErrNotFound)) // and not into rows that nobody ever looks at
+	is.Equal(len(r[2].Deliveries), 1)
+	c := claim(t, s)
+	is.Equal(len(c), 2)
+	is.Equal(c[0].Webhook.Version, int64(1))
+}
