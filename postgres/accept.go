@@ -19,6 +19,8 @@ const (
 	// accepters is how many transactions accept at a time: while one waits for the server's disk another
 	// gathers what comes meanwhile.
 	accepters = 2
+	// loners is how many calls of a transaction that failed have one of their own at a time.
+	loners = 4
 	// maxMerged and mergedBytes bound the calls that share a transaction, and with it the time that one of
 	// them waits for the others.
 	maxMerged   = 256
@@ -31,6 +33,7 @@ const (
 
 // acceptCall is one caller's share of a transaction.
 type acceptCall struct {
+	ctx     context.Context // the caller's
 	request diverted.AcceptRequest
 	begun   atomic.Bool // by an accepter, or by the caller that gave up first
 	result  diverted.AcceptResult
@@ -65,7 +68,7 @@ func (s *Store) Accept(ctx context.Context, request diverted.AcceptRequest) (div
 			request.Messages[i].Body = bytes.Clone(request.Messages[i].Body)
 		}
 	}
-	call := &acceptCall{request: request, done: make(chan struct{})}
+	call := &acceptCall{ctx: ctx, request: request, done: make(chan struct{})}
 	select {
 	case s.accepting <- call:
 	case <-ctx.Done():
@@ -106,8 +109,7 @@ func (s *Store) accept() {
 }
 
 // serve accepts the calls in one transaction. If it fails by what one of them asks, or one has to wait for
-// somebody's lock, each gets one of its own, beside each other and beside the accepters, so that this is not
-// the trouble of the others.
+// somebody's lock, each gets one of its own, beside the accepters, so that this is not the trouble of the others.
 func (s *Store) serve(calls []*acceptCall) {
 	alive := make([]*acceptCall, 0, len(calls))
 	for _, call := range calls {
@@ -119,12 +121,12 @@ func (s *Store) serve(calls []*acceptCall) {
 		return
 	}
 	// Not the context of a caller: the others must not suffer from its end.
-	err := s.acceptAll(context.Background(), alive, true)
+	err := s.acceptAll(context.Background(), alive)
 	state := sqlState(err)
 	if state == lockNotAvailable || len(alive) > 1 && state != "" && !repeatable(err) {
 		for _, call := range alive {
 			s.group.Go(func() {
-				call.err = s.acceptAll(context.Background(), []*acceptCall{call}, false)
+				call.err = s.acceptAlone(call)
 				close(call.done)
 			})
 		}
@@ -136,12 +138,40 @@ func (s *Store) serve(calls []*acceptCall) {
 	}
 }
 
+// acceptAlone accepts one call. Whoever waits for a lock in the server has a connection of the pool, and keeps
+// webhooks from changing. So a call that has to wait does so here, and looks again and again, one such call at a time,
+// however many there are.
+func (s *Store) acceptAlone(call *acceptCall) error {
+	end := time.Now().Add(patience)
+	for turn := s.alone; ; turn = s.locked {
+		select {
+		case turn <- struct{}{}:
+		case <-call.ctx.Done():
+			return call.ctx.Err()
+		}
+		err := s.acceptAll(context.Background(), []*acceptCall{call})
+		<-turn
+		if sqlState(err) != lockNotAvailable || time.Now().After(end) {
+			return err
+		}
+		call.request.Claim = nil // each time it would ask for room anew
+		timer := time.NewTimer(lockPause)
+		select {
+		case <-timer.C:
+		case <-call.ctx.Done():
+			timer.Stop()
+			return call.ctx.Err()
+		}
+	}
+}
+
 const (
 	// lockAccepting keeps a webhook from being deleted between the look at it and the commit.
 	lockAccepting = `SELECT pg_advisory_xact_lock_shared($1)`
 	// shortLocks bounds the wait for another transaction that is accepting the same event, such as one of the
 	// host's, which may take its time.
 	shortLocks = `SELECT set_config('lock_timeout', '250ms', true)`
+	lockPause  = 250 * time.Millisecond // before it is waited for again
 
 	selectGeneration = `SELECT generation, now() FROM diverted.state`
 
@@ -195,7 +225,7 @@ type newClaims struct {
 }
 
 // acceptAll accepts what the calls ask in one transaction, and fills in their answers.
-func (s *Store) acceptAll(ctx context.Context, calls []*acceptCall, impatient bool) error {
+func (s *Store) acceptAll(ctx context.Context, calls []*acceptCall) error {
 	var want wanted
 	for _, call := range calls {
 		for i := range call.request.Messages {
@@ -213,7 +243,7 @@ func (s *Store) acceptAll(ctx context.Context, calls []*acceptCall, impatient bo
 		if err != nil {
 			return err
 		}
-		stands, err := s.insert(ctx, a, generation, impatient)
+		stands, err := s.insert(ctx, a, generation)
 		if err != nil {
 			s.hints.forget() // what was handed back claimed may have been committed
 			s.room.forget()
@@ -320,7 +350,7 @@ func (s *Store) handsBack(c *newClaims, h *hook, size int) bool {
 
 // insert adds the deliveries, if the webhooks are still of this generation, and returns the one that they
 // are of.
-func (s *Store) insert(ctx context.Context, a *acceptance, generation int64, impatient bool) (stands int64, err error) {
+func (s *Store) insert(ctx context.Context, a *acceptance, generation int64) (stands int64, err error) {
 	if len(a.first) == 0 {
 		// That nobody is to get anything is to be proved too: another process may have created who is.
 		err = s.read(ctx, func(b *pgx.Batch) {
@@ -332,9 +362,7 @@ func (s *Store) insert(ctx context.Context, a *acceptance, generation int64, imp
 	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
 		sent = time.Now()
 		a.added = make(map[deliveryID]bool, len(a.first))
-		if impatient {
-			b.Queue(shortLocks)
-		}
+		b.Queue(shortLocks)
 		b.Queue(lockAccepting, s.lock)
 		b.Queue(s.q(holdGeneration)).QueryRow(func(r pgx.Row) error {
 			received = time.Now()

@@ -275,6 +275,53 @@ func TestAHostsTransactionHoldsUpNobodyButThoseWhoSendTheSameEvent(t *testing.T)
 	}
 }
 
+func TestWhoeverGoesOnSendingAnEventThatAHostsTransactionHoldsHoldsUpNobody(t *testing.T) {
+	is := is.New(t)
+	host := newPool(t)
+	s := open(t, newPool(t, poolOf(4)), newSchema())
+	w := newWebhook(t, s, uuid.New())
+	e := newEvent(t)
+	tx, err := host.Begin(t.Context())
+	is.NoErr(err)
+	_, err = s.SendTx(t.Context(), tx, w.Tenant, w.Locator, e)
+	is.NoErr(err)
+	same, err := diverted.NewMessage(w.Tenant, w.Locator, e)
+	is.NoErr(err)
+	for range 8 { // more than there are connections, one after the other
+		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+		_, err := s.Accept(ctx, diverted.AcceptRequest{Messages: []diverted.Message{same}})
+		is.True(isError(err, context.DeadlineExceeded))
+		cancel()
+	}
+	waits := make(chan diverted.MessageResult, 8)
+	var reserved atomic.Int64
+	request := diverted.AcceptRequest{Messages: []diverted.Message{same}, Claim: &diverted.ClaimRequest{
+		Count: 1, Bytes: 1, Lease: time.Minute,
+		Reserve: func(diverted.WebhookKey, int) int { reserved.Add(1); return 1 },
+	}}
+	for range cap(waits) { // and as many at once
+		go func() {
+			r, err := s.Accept(context.Background(), request)
+			if err != nil {
+				t.Error(err)
+			}
+			waits <- r.Messages[0]
+		}()
+	}
+	began := time.Now()
+	for time.Since(began) < time.Second {
+		is.NoErr(accept(t, s, message(t, w))[0].Err)
+	}
+	is.True(len(claim(t, s)) > 0)
+	is.True(time.Since(began) < 5*time.Second)
+	is.Equal(len(waits), 0)
+	is.NoErr(tx.Commit(t.Context()))
+	is.True(reserved.Load() <= 2*int64(cap(waits))) // however often it is tried
+	for range cap(waits) {
+		is.Equal((<-waits).Deliveries[0].Status, diverted.AlreadyPending)
+	}
+}
+
 func TestAFaultOfOneCallIsNotThatOfTheOthers(t *testing.T) {
 	is := is.New(t)
 	pool, schema := newPool(t), newSchema()

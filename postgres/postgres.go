@@ -79,9 +79,12 @@ type Store struct {
 	room      room
 	watchers  watchers
 	accepting chan *acceptCall
-	news      news
-	activity  activity
-	purging   chan struct{} // has room for one: a webhook was deleted
+	// alone and locked have room for the calls of Accept that have a transaction of their own, and for those of them
+	// that wait for a lock.
+	alone, locked chan struct{}
+	news          news
+	activity      activity
+	purging       chan struct{} // has room for one: a webhook was deleted
 
 	// background is the context of the store's own goroutines, which group awaits.
 	background context.Context
@@ -135,6 +138,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, c Config) (*Store, error) {
 		notify:    !c.NoNotify,
 		instance:  1 + rand.Int64N(1<<31-1),
 		accepting: make(chan *acceptCall, maxMerged),
+		alone:     make(chan struct{}, loners),
+		locked:    make(chan struct{}, 1),
 		purging:   make(chan struct{}, 1),
 	}
 	s.hooks.init()
