@@ -55,7 +55,7 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 		e.divert("not attempted: the delivery's record cannot be decoded")
 	case c.Losses >= MaxLosses:
 		e.divert(fmt.Sprintf("not attempted: its claim was lost %d times, as if the attempt ended the process each time", c.Losses))
-	case !s.begin(c) || time.Since(leased) > s.lease-s.d.config.Timeout:
+	case !s.begin(c, leased.Add(s.lease-s.d.config.Timeout)):
 		e.outcome.Kind = OutcomeReturn // the lease no longer covers the attempt
 	default:
 		e.attempt.Number, e.attempt.TraceParent = c.Attempts+1, c.TraceParent
@@ -70,12 +70,18 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 	}
 }
 
-// begin waits until the rate of the webhook lets the attempt begin. It returns false if the session ends
-// before that.
-func (s *session) begin(c *Claim) bool {
+// begin waits until the rate of the webhook lets the attempt begin. It returns false if that is after latest, or the
+// session ends before. One that would begin too late does not take the place of those that can begin: a claim may have
+// been made before it was known that the rate is as low.
+func (s *session) begin(c *Claim, latest time.Time) bool {
 	now := time.Now()
 	s.mu.Lock()
-	wait := s.in.window(c.Key.WebhookKey()).begin(now).Sub(now)
+	w := s.in.window(c.Key.WebhookKey())
+	if w.turn(now).After(latest) {
+		s.mu.Unlock()
+		return false
+	}
+	wait := w.begin(now).Sub(now)
 	s.mu.Unlock()
 	if wait <= 0 {
 		return true
@@ -84,7 +90,7 @@ func (s *session) begin(c *Claim) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return !time.Now().After(latest) // the machine may have been busy
 	case <-s.halt:
 		return false
 	}

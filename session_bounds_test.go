@@ -106,6 +106,26 @@ func TestAWebhookThatTimedOutIsTriedAgainThoughThereIsRoomForOneAttemptAlone(t *
 	})
 }
 
+func TestALowerMaxPerSecondKeepsAWebhookFromNothingThatItAllows(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		hook := w.webhook("a")
+		w.run()
+		for range 200 { // its window grows
+			w.send(hook)
+		}
+		w.is.Equal(len(w.receiver.got("a")), 200)
+		slower := func(h *diverted.Webhook) { h.Locator, h.MaxPerSecond = hook.Webhook, 1 }
+		w.webhook("a", slower, disabled)
+		for range 200 {
+			w.send(hook)
+		}
+		w.webhook("a", slower)
+		w.sleep(time.Minute)
+		n := len(w.receiver.got("a")) - 200
+		w.is.True(n >= 55 && n <= 62)
+	})
+}
+
 func TestOutcomesThatWaitForASlowStoreAreBounded(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		w.config.MaxInFlight = 10

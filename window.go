@@ -80,18 +80,21 @@ func (w *window) bound() float64 {
 	}
 }
 
-// begin returns when the next attempt may begin, and counts it as begun.
+// turn returns when the next attempt may begin.
+func (w *window) turn(now time.Time) time.Time {
+	if w.bound() > 0 && w.next.After(now) {
+		return w.next
+	}
+	return now
+}
+
+// begin is turn, and counts the attempt as begun.
 func (w *window) begin(now time.Time) time.Time {
 	w.used = now
-	rate := w.bound()
-	if rate <= 0 {
-		return now
+	at := w.turn(now)
+	if rate := w.bound(); rate > 0 {
+		w.next = at.Add(time.Duration(float64(time.Second) / rate))
 	}
-	at := now
-	if w.next.After(now) {
-		at = w.next
-	}
-	w.next = at.Add(time.Duration(float64(time.Second) / rate))
 	return at
 }
 
