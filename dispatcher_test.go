@@ -480,6 +480,35 @@ func TestOneRunOrFlushAtATimeAndRunAgainAfterItEnded(t *testing.T) {
 	})
 }
 
+// settling is a store whose second call of Work settles, and fails before it has claimed.
+type settling struct {
+	diverted.Store
+	works int
+}
+
+func (s *settling) Work(ctx context.Context, request diverted.WorkRequest) (diverted.WorkResult, error) {
+	if s.works++; s.works != 2 {
+		return s.Store.Work(ctx, request)
+	}
+	request.Claim = nil
+	result, err := s.Store.Work(ctx, request)
+	result.Next = 0 // more may be due
+	return result, err
+}
+
+func TestFlushLooksAgainAfterAClaimThatFailedBesideASettlement(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.config.MaxInFlight = 1
+		w.store = &settling{Store: w.store}
+		hook := w.webhook("a")
+		w.send(hook)
+		w.send(hook)
+		w.is.NoErr(w.d.Flush(w.ctx))
+		w.is.Equal(len(w.receiver.got("a")), 2)
+		w.is.True(w.gone(hook))
+	})
+}
+
 func TestFlushAttemptsWhatIsDueAndLeavesRetriesThatWait(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		good, bad := w.webhook("good"), w.webhook("bad")

@@ -61,6 +61,7 @@ type session struct {
 	notices  int           // under way
 	accepts  int           // calls of Accept under way that may hand claims back
 	due      bool          // there may be something to claim
+	again    bool          // there may be, though the last claim found nothing
 	refresh  bool          // and somebody else may have added it
 	waiting  bool          // the loop waits for wake
 	stopping bool          // nothing is claimed any more
@@ -242,7 +243,7 @@ func (s *session) loop() (left int) {
 		switch {
 		case s.settling.Err() != nil,
 			!underWay && s.stopping && (!settle || closed),
-			!underWay && s.flush && !settle && !s.due:
+			!underWay && s.flush && !settle && !s.due && !s.again:
 			s.over = true
 			return len(s.ended) + s.attempts
 		case (settle || claim) && !paused && !closed:
@@ -431,6 +432,7 @@ func (s *session) callEach(batch []ended, noticed []endedNotice) ([]ended, []end
 // schedule notes when there is something to claim next. mu is held.
 func (s *session) schedule(batch []ended, noticed []endedNotice, claimed bool, result *WorkResult, now time.Time) {
 	if claimed { // after the outcomes, so Next knows of them
+		s.again = false
 		switch {
 		case result.Next > 0:
 			s.dueAt = now.Add(result.Next)
@@ -441,7 +443,7 @@ func (s *session) schedule(batch []ended, noticed []endedNotice, claimed bool, r
 		case s.notices == maxNotices:
 			s.dueAt = time.Time{} // notices are due, and the end of one will have the loop look
 		default:
-			s.dueAt = now.Add(idleBackoff)
+			s.dueAt, s.again = now.Add(idleBackoff), true
 		}
 		return
 	}
