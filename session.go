@@ -297,6 +297,9 @@ func (s *session) step(claim bool) {
 		if s.out.on {
 			room, s.out.probe = 1, time.Now().Add(outageProbe)
 		}
+		if s.broken {
+			room = 1 // if it is the answers that are lost, the claims are too, and count as lost
+		}
 		r = s.newReservation(min(room, maxBatch))
 		r.request.Notices = maxNotices - s.notices
 		s.due, s.refresh = false, false

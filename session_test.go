@@ -151,6 +151,23 @@ func TestAClosedStoreEndsRun(t *testing.T) {
 	})
 }
 
+func TestAnswersThatAreLostForLongAreNotTakenForDeliveriesThatEndTheProcess(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		s := w.tamper()
+		hook := w.webhook("a")
+		for range 100 {
+			w.send(hook)
+		}
+		s.after = func(diverted.WorkRequest) error { return errDisk }
+		w.run()
+		w.sleep(10 * time.Minute)
+		s.do(func() { s.after = nil })
+		w.sleep(2 * time.Minute)
+		w.is.Equal(len(w.pending(hook)), 0)
+		w.is.True(len(w.receiver.got("a")) >= 90) // all but those by which the store was tried
+	})
+}
+
 func TestFlushReturnsTheFaultOfTheStore(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		s := w.tamper()
