@@ -122,18 +122,6 @@ func (s *Store) gather() {
 	}
 }
 
-// wait returns after a time, or at once, with false, when the store is being closed.
-func (s *Store) wait(d time.Duration) (open bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-s.background.Done():
-		return false
-	}
-}
-
 // writeHours adds what was gathered to the table. After an error it gathers on; what was added by a
 // transaction whose commit was not told counts twice.
 func (s *Store) writeHours(ctx context.Context) error {

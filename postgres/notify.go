@@ -142,11 +142,7 @@ func (s *Store) listen() {
 			s.log.Warn("diverted: the connection that listens is lost; work of other processes is found within a second until it is back", "error", wrap("listen", err))
 		}
 		backoff = min(max(2*backoff, 50*time.Millisecond), lastBackoff)
-		timer := time.NewTimer(backoff)
-		select {
-		case <-timer.C:
-		case <-s.background.Done():
-			timer.Stop()
+		if !s.wait(backoff) {
 			return
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -190,6 +191,18 @@ func (s *Store) begin(ctx context.Context, action string) (done func(), err erro
 		return nil, fmt.Errorf("diverted: %s: store: %w", action, diverted.ErrClosed)
 	}
 	return s.mu.RUnlock, nil
+}
+
+// wait returns after a time, or at once, with false, when the store is being closed.
+func (s *Store) wait(d time.Duration) (open bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.background.Done():
+		return false
+	}
 }
 
 // q returns a statement, which is written for the default schema, for the schema of this store.
