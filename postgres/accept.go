@@ -420,7 +420,7 @@ func (p *deliveryParams) take(rows []*newDelivery, first map[deliveryID]*newDeli
 		p.bodies = append(p.bodies, m.Body)
 		var lease, token pgtype.Int8
 		if d.claims != nil {
-			lease = pgtype.Int8{Int64: leaseOf(d.claims.request).Microseconds(), Valid: true}
+			lease = pgtype.Int8{Int64: d.claims.request.Lease.Microseconds(), Valid: true}
 			token = pgtype.Int8{Int64: d.claims.token, Valid: true}
 		}
 		p.leases = append(p.leases, lease)
@@ -428,9 +428,6 @@ func (p *deliveryParams) take(rows []*newDelivery, first map[deliveryID]*newDeli
 	}
 	return nil
 }
-
-// leaseOf is how long the claims of a request are the caller's.
-func leaseOf(r *diverted.ClaimRequest) time.Duration { return min(max(r.Lease, 0), diverted.MaxLease) }
 
 // answer fills in the answers, and tells of what was added.
 func (s *Store) answer(ctx context.Context, a *acceptance) error {
@@ -467,7 +464,7 @@ func (s *Store) answer(ctx context.Context, a *acceptance) error {
 			changes = append(changes, diverted.Change{Kind: diverted.ChangeAccepted, Key: key})
 			continue
 		}
-		h.turns.At(m.Tenant, d.hook.id, a.now.Add(leaseOf(d.claims.request)).Add(time.Millisecond))
+		h.turns.At(m.Tenant, d.hook.id, a.now.Add(d.claims.request.Lease).Add(time.Millisecond))
 		d.call.result.Claims = append(d.call.result.Claims, diverted.Claim{
 			Key: key, Token: d.claims.token, Webhook: d.hook.webhook, Epoch: d.hook.epoch,
 			RequestLocator: m.RequestLocator, EventType: m.EventType, Body: m.Body, TraceParent: m.TraceParent,

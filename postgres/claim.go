@@ -243,7 +243,7 @@ func (c *claiming) queue(b *pgx.Batch) {
 	if c.request.InFlight == nil {
 		instance = 0
 	}
-	b.Queue(s.q(claimDeliveries), leaseOf(c.request).Microseconds(), c.token, webhooks, rooms, int64(c.request.Bytes), c.generation, instance, c.first).
+	b.Queue(s.q(claimDeliveries), c.request.Lease.Microseconds(), c.token, webhooks, rooms, int64(c.request.Bytes), c.generation, instance, c.first).
 		Query(c.scan)
 	if len(c.unsure) > 0 {
 		b.Queue(s.q(selectDueOf), c.unsure).Query(func(r pgx.Rows) (err error) {
@@ -328,7 +328,7 @@ func (c *claiming) reclaim(ctx context.Context) error {
 		to.webhooks, to.tokens, to.places = append(to.webhooks, p.id.webhook), append(to.tokens, p.old), append(to.places, p.place)
 		to.events = append(to.events, pgUUID(p.id.event))
 	}
-	s, lease := c.s, leaseOf(c.request).Microseconds()
+	s, lease := c.s, c.request.Lease.Microseconds()
 	before := len(c.claimed)
 	err := s.batch(ctx, beginTx, func(b *pgx.Batch) {
 		c.claimed = c.claimed[:before]
@@ -367,7 +367,7 @@ func (c *claiming) finish() (claims []diverted.Claim, full bool, short int) {
 	h := &c.s.hints
 	h.mu.Lock()
 	h.saw(c.stood, c.sent, c.answer)
-	lease := c.stood.Add(leaseOf(c.request)).Add(time.Millisecond)
+	lease := c.stood.Add(c.request.Lease).Add(time.Millisecond)
 	for i := range c.turns {
 		t := &c.turns[i]
 		w := t.hook.webhook

@@ -40,11 +40,10 @@ func matching(f diverted.DivertedFilter, args []any) (string, []any) {
 
 // triggers returns the first and the last of the triggers that one selects, which are more if it is a class.
 func triggers(t diverted.Trigger) (from, to string, class bool) {
-	exact := strings.ToLower(string(t))
-	if first, class := strings.CutSuffix(exact, "xx"); class {
+	if first, class := strings.CutSuffix(string(t), "xx"); class {
 		return first + "00", first + "99", true
 	}
-	return exact, exact, false
+	return string(t), string(t), false
 }
 
 // bound is a parameter that times, which are kept to the millisecond, are compared with; NULL for the zero

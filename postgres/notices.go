@@ -145,7 +145,7 @@ func (s *Store) claimNotices(ctx context.Context, request *diverted.ClaimRequest
 			if err != nil {
 				return err
 			}
-			b.Queue(s.q(claimNotice), n.id, token, sending, n.open, leaseOf(request).Microseconds())
+			b.Queue(s.q(claimNotice), n.id, token, sending, n.open, request.Lease.Microseconds())
 			claims = append(claims, *claim)
 		}
 		b.Queue(s.q(`SELECT min(due) FROM diverted.notices`)).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })

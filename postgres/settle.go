@@ -108,12 +108,6 @@ func (s *Store) settlementOf(ctx context.Context, request *diverted.WorkRequest)
 	var last uuid.UUID
 	for i := range st.outcomes {
 		o := &st.outcomes[i]
-		switch o.Kind {
-		case diverted.OutcomeDelivered, diverted.OutcomeRetry, diverted.OutcomeDivert,
-			diverted.OutcomeHold, diverted.OutcomeDrop, diverted.OutcomeReturn:
-		default:
-			return nil, invalid("outcome", fmt.Sprintf("must be one of the kinds of outcome, was %.32q", string(o.Kind)))
-		}
 		if o.Key.Tenant != last {
 			last = o.Key.Tenant
 			want.tenants = append(want.tenants, last)
