@@ -443,10 +443,8 @@ func (s *sender) explain(err error, late bool, p *payload) string {
 		return "no answer within " + s.timeout.String()
 	case late:
 		return "no connection within " + s.timeout.String()
-	case errors.Is(err, errURL), errors.Is(err, errSecret), errors.Is(err, errInsecure), errors.Is(err, errTransport):
-		return err.Error()
-	case errors.Is(err, guard.ErrNotAllowed):
-		return guard.ErrNotAllowed.Error()
+	case localFault(err) != nil:
+		return localFault(err).Error()
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		return "no such host"
 	case errors.As(err, &lookup):
