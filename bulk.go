@@ -92,7 +92,9 @@ func (r BulkRequest) WithDefaults() (BulkRequest, error) {
 // ForPending returns nil if [BulkStore.DivertAll] may take the request, else an [InvalidError], for those who
 // write a [Store].
 func (r BulkRequest) ForPending() error {
-	if (r.Filter != DivertedFilter{EventType: r.Filter.EventType}) {
+	rest := r.Filter
+	rest.EventType = ""
+	if !rest.IsZero() {
 		return invalid("filter", "must be of no more than an event type, since what is pending was not diverted yet")
 	}
 	return nil
