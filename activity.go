@@ -86,3 +86,11 @@ func later(a, b time.Time) time.Time {
 	}
 	return b
 }
+
+// earlier returns the earlier of two times, of which the zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

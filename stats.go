@@ -71,6 +71,18 @@ func (s Stats) DivertedInAll() int {
 	return sum
 }
 
+// countWebhook adds a webhook, but not its events.
+func (s *Stats) countWebhook(w *Webhook) {
+	s.Webhooks++
+	if !w.Enabled {
+		s.Disabled++
+	}
+	if w.Suspended() {
+		s.Suspended++
+		s.SuspendedAt = earlier(s.SuspendedAt, w.SuspendedAt)
+	}
+}
+
 // HourStats are the numbers of one hour.
 type HourStats struct {
 	// Hour is its beginning, in UTC.

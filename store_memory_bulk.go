@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/oklog/ulid/v2"
 )
 
 // ResendAll implements [BulkStore].
@@ -128,14 +126,4 @@ func (tx *memoryTx) selectAll(r *BulkRequest, w *memoryWebhook, b memoryBulk) (s
 		}
 	}
 	return selected
-}
-
-// held are the pending deliveries of a webhook that nobody has a lease of.
-func (tx *memoryTx) held(w *memoryWebhook) (held []*memoryDelivery) {
-	for d := range w.pending.from(ulid.ULID{}, 0) {
-		if d.token == 0 || tx.over(d.due) {
-			held = append(held, d)
-		}
-	}
-	return held
 }

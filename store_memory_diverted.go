@@ -161,16 +161,12 @@ func (s *MemoryStore) DeleteResent(ctx context.Context, event DivertedEvent) err
 			return err
 		}
 		if !d.divertedAt.Equal(event.DivertedAt) {
-			return divertedAgain(event.Key)
+			return fmt.Errorf("diverted: event %s was diverted again: %w", event.Key, ErrConflict)
 		}
 		tx.deleteDiverted(w, d)
 		tx.changed(ChangeDeleted, w.with(d.event))
 		return nil
 	})
-}
-
-func divertedAgain(key Key) error {
-	return fmt.Errorf("delete resent event %s: %w: it was diverted again", key.Event, ErrConflict)
 }
 
 func (tx *memoryTx) deleteDiverted(w *memoryWebhook, d *memoryDelivery) {

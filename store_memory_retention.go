@@ -63,6 +63,16 @@ func (tx *memoryTx) purge(w *memoryWebhook, r *PurgeRequest, more *bool) Purged 
 	return purged
 }
 
+// held are the pending deliveries of a webhook that nobody has a lease of.
+func (tx *memoryTx) held(w *memoryWebhook) (held []*memoryDelivery) {
+	for d := range w.pending.from(ulid.ULID{}, 0) {
+		if d.token == 0 || tx.over(d.due) {
+			held = append(held, d)
+		}
+	}
+	return held
+}
+
 // old returns those of all, of which the webhook has inAll, that are too old or beyond the cap, the
 // oldest first.
 func (tx *memoryTx) old(all []*memoryDelivery, inAll int, r Retention, since func(*memoryDelivery) time.Time) []*memoryDelivery {

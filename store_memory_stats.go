@@ -2,7 +2,6 @@ package diverted
 
 import (
 	"context"
-	"time"
 
 	"github.com/oklog/ulid/v2"
 )
@@ -49,24 +48,4 @@ func (tx *memoryTx) count(w *memoryWebhook, s *Stats) {
 	for d := range w.diverted.from(ulid.ULID{}, 0) {
 		s.Diverted[d.failure().Trigger]++
 	}
-}
-
-// countWebhook adds a webhook, but not its events.
-func (s *Stats) countWebhook(w *Webhook) {
-	s.Webhooks++
-	if !w.Enabled {
-		s.Disabled++
-	}
-	if w.Suspended() {
-		s.Suspended++
-		s.SuspendedAt = earlier(s.SuspendedAt, w.SuspendedAt)
-	}
-}
-
-// earlier returns the earlier of two times, of which the zero one is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // Divert implements [DivertedStore].
@@ -250,6 +252,22 @@ func (s *SQLiteStore) Resend(ctx context.Context, key Key) error {
 	})
 }
 
+// resend makes a diverted event pending that is selected and has a body, and says whether it did.
+func (tx *sqliteTx) resend(row *sqliteWebhook, event ulid.ULID, s selection) bool {
+	var trigger sql.NullString
+	if !tx.query1(`
+		UPDATE diverted_deliveries
+		SET due = 0, token = NULL, attempts = 0, losses = 0, was_diverted = 1, released = 0, diverted_at = NULL
+		WHERE length(body) > 0 AND `+stillSelected+` RETURNING `+sqliteTrigger, s.still(row, event), &trigger) {
+		return false
+	}
+	tx.count(row.id, 1)
+	tx.aside(row.id, longTrigger(trigger.String), -1)
+	tx.turns.Ready(row.webhook.Tenant, row.id)
+	tx.changed(ChangeResent, row.with(event))
+	return true
+}
+
 // DeleteDiverted implements [DivertedStore].
 func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 	return s.write(ctx, "delete diverted event", func(tx *sqliteTx) error {
@@ -262,13 +280,25 @@ func (s *SQLiteStore) DeleteDiverted(ctx context.Context, key Key) error {
 	})
 }
 
+// deleteDiverted deletes a diverted event that is selected, and says whether it did.
+func (tx *sqliteTx) deleteDiverted(row *sqliteWebhook, event ulid.ULID, s selection) bool {
+	var trigger sql.NullString
+	if !tx.query1(`DELETE FROM diverted_deliveries WHERE `+stillSelected+` RETURNING `+sqliteTrigger, s.still(row, event), &trigger) {
+		return false
+	}
+	tx.freedRows(1)
+	tx.aside(row.id, longTrigger(trigger.String), -1)
+	tx.changed(ChangeDeleted, row.with(event))
+	return true
+}
+
 // DeleteResent implements [DivertedStore].
 func (s *SQLiteStore) DeleteResent(ctx context.Context, event DivertedEvent) error {
 	then := DivertedFilter{Since: event.DivertedAt, Until: event.DivertedAt.Add(time.Millisecond)}
 	return s.write(ctx, "delete resent event", func(tx *sqliteTx) error {
 		row, err := tx.diverted(event.Key)
 		if err == nil && !tx.deleteDiverted(row, event.Event, selection{filter: then}) {
-			err = divertedAgain(event.Key)
+			err = fmt.Errorf("delete resent event %s: %w: it was diverted again", event.Event, ErrConflict)
 		}
 		return err
 	})

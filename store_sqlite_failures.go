@@ -19,6 +19,39 @@ var appendFailure = fmt.Sprintf(`CASE
 	WHEN length(failures) - length(replace(failures, char(10), '')) < %d THEN failures || char(10) || diverted_deliveries.failure
 	ELSE substr(failures, instr(failures, char(10)) + 1) || char(10) || diverted_deliveries.failure END`, MaxFailures-2)
 
+// keep returns a failure as it is kept, nil for none.
+func (tx *sqliteTx) keep(f *Failure) *Failure {
+	if f == nil {
+		return nil
+	}
+	kept := f.Kept(tx.now)
+	return &kept
+}
+
+// encodeFailure returns the JSON of a failure for its column, NULL for none.
+func encodeFailure(f *Failure) any {
+	if f == nil {
+		return nil
+	}
+	encoded, err := json.Marshal(f)
+	if err != nil {
+		return nil // a struct of strings, a number and a time in this century: it cannot fail
+	}
+	return string(encoded)
+}
+
+// decodeFailure reads a failure from its column, nil from NULL.
+func decodeFailure(encoded []byte) (*Failure, error) {
+	if encoded == nil {
+		return nil, nil
+	}
+	var f Failure
+	if err := json.Unmarshal(encoded, &f); err != nil {
+		return nil, fmt.Errorf("%w: a failure cannot be decoded", ErrDamaged)
+	}
+	return &f, nil
+}
+
 // decodeFailures reads all failures of a delivery, given the last.
 func decodeFailures(before []byte, last *Failure) ([]Failure, error) {
 	var all []Failure

@@ -31,6 +31,24 @@ func (w *sqliteWebhook) publishes(eventType string) bool {
 	return w.webhook.Enabled && (w.err != nil || w.webhook.Subscribes(eventType))
 }
 
+// letsGo returns why a webhook does not let diverted events go, nil if it does.
+func (w *sqliteWebhook) letsGo() error {
+	switch {
+	case w == nil || !w.known:
+		return ErrWebhookUnknown
+	case !w.webhook.Enabled:
+		return ErrDisabled
+	case w.webhook.Suspended():
+		return ErrSuspended
+	}
+	return nil
+}
+
+// with returns the identity of an event at the webhook.
+func (w *sqliteWebhook) with(event ulid.ULID) Key {
+	return Key{w.webhook.Tenant, w.webhook.Locator, event}
+}
+
 // webhookCache is the writer's copy of the webhooks of the tenants that it has met, all of a tenant at
 // once, ascending by locator.
 type webhookCache struct {

@@ -3,7 +3,6 @@ package diverted
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -368,44 +367,4 @@ func (tx *sqliteTx) next(full bool) time.Duration {
 		}
 	}
 	return next
-}
-
-// fail records a fault that is not SQLite's: the transaction is lost all the same.
-func (tx *sqliteTx) fail(err error) {
-	if tx.fault == nil {
-		tx.fault = err
-	}
-}
-
-// keep returns a failure as it is kept, nil for none.
-func (tx *sqliteTx) keep(f *Failure) *Failure {
-	if f == nil {
-		return nil
-	}
-	kept := f.Kept(tx.now)
-	return &kept
-}
-
-// encodeFailure returns the JSON of a failure for its column, NULL for none.
-func encodeFailure(f *Failure) any {
-	if f == nil {
-		return nil
-	}
-	encoded, err := json.Marshal(f)
-	if err != nil {
-		return nil // a struct of strings, a number and a time in this century: it cannot fail
-	}
-	return string(encoded)
-}
-
-// decodeFailure reads a failure from its column, nil from NULL.
-func decodeFailure(encoded []byte) (*Failure, error) {
-	if encoded == nil {
-		return nil, nil
-	}
-	var f Failure
-	if err := json.Unmarshal(encoded, &f); err != nil {
-		return nil, fmt.Errorf("%w: a failure cannot be decoded", ErrDamaged)
-	}
-	return &f, nil
 }

@@ -407,6 +407,13 @@ func (tx *sqliteTx) token() int64 {
 	return tx.tokens
 }
 
+// fail records a fault that is not SQLite's: the transaction is lost all the same.
+func (tx *sqliteTx) fail(err error) {
+	if tx.fault == nil {
+		tx.fault = err
+	}
+}
+
 // prepare returns the statement, prepared once.
 func (tx *sqliteTx) prepare(query string) *sql.Stmt {
 	if tx.fault != nil {
