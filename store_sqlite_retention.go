@@ -124,8 +124,8 @@ func (r Retention) heldCutoff(now time.Time, suspended int64) int64 {
 	return -1
 }
 
-// countOld counts the deliveries of a webhook, but no more than a limit.
-func countOld(pending bool) string {
+// countUpTo counts the deliveries of a webhook, old or not, but no more than a limit.
+func countUpTo(pending bool) string {
 	if pending {
 		return `SELECT count(*) FROM (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL LIMIT ?)`
 	}
@@ -136,7 +136,7 @@ func countOld(pending bool) string {
 func (s *SQLiteStore) findOld(ctx context.Context, db *sql.DB, id int64, pending bool, r Retention, limit int) ([]old, error) {
 	excess := 0
 	if r.MaxPerWebhook > 0 {
-		if err := scan(db.QueryRowContext(ctx, countOld(pending), id, r.MaxPerWebhook+limit), &excess); err != nil {
+		if err := scan(db.QueryRowContext(ctx, countUpTo(pending), id, r.MaxPerWebhook+limit), &excess); err != nil {
 			return nil, err
 		}
 		excess -= r.MaxPerWebhook
@@ -202,7 +202,7 @@ func (tx *sqliteTx) purgeOld(id int64, pending bool, r Retention, all []old) (ke
 	}
 	excess := 0
 	if r.MaxPerWebhook > 0 && all[len(all)-1].at > cutoff {
-		tx.query1(countOld(pending), []any{id, r.MaxPerWebhook + len(all)}, &excess)
+		tx.query1(countUpTo(pending), []any{id, r.MaxPerWebhook + len(all)}, &excess)
 		excess -= r.MaxPerWebhook
 	}
 	for _, o := range all {

@@ -437,7 +437,7 @@ func (tx *sqliteTx) loadPurge() {
 	tx.purge = nil
 	tx.queryAll(`SELECT id FROM diverted_webhooks WHERE deleted = 1`, nil, func(rows *sql.Rows) error {
 		var id int64
-		err := rows.Scan(&id)
+		err := scan(rows, &id)
 		tx.purge = append(tx.purge, id)
 		return err
 	})

@@ -459,7 +459,7 @@ func (tx *sqliteTx) query1(query string, args []any, dest ...any) (found bool) {
 	return err == nil
 }
 
-// queryAll reads rows until each returns an error; stopRows ends it without a fault.
+// queryAll reads rows until each returns an error; errStopRows ends it without a fault.
 func (tx *sqliteTx) queryAll(query string, args []any, each func(rows *sql.Rows) error) {
 	stmt := tx.prepare(query)
 	if stmt == nil {
