@@ -11,6 +11,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted/internal/turns"
+	"github.com/divertedevents/diverted/internal/watchers"
 )
 
 // MemoryStore is a [Store] that keeps everything in memory, for unit tests: what it holds ends with the
@@ -21,7 +22,7 @@ import (
 // nothing due and no lease void. Within a bubble of testing/synctest it has the bubble's time.
 type MemoryStore struct {
 	start    time.Time
-	watchers watchers
+	watchers watchers.Watchers[Change]
 	telling  sync.Mutex // held while the watchers are told, so that changes are in the order they were made in
 
 	mu      sync.Mutex // guards what follows
@@ -86,7 +87,7 @@ func (s *MemoryStore) do(ctx context.Context, f func(tx *memoryTx) error) error 
 	}()
 	if len(tx.changes) > 0 {
 		defer s.telling.Unlock()
-		s.watchers.tell(tx.changes)
+		s.watchers.Tell(tx.changes...)
 	}
 	return err
 }
@@ -272,4 +273,4 @@ func (tx *memoryTx) release(w *memoryWebhook) {
 }
 
 // Watch implements [Watcher]. After stop has returned f is not called.
-func (s *MemoryStore) Watch(f func(Change)) (stop func()) { return s.watchers.add(f) }
+func (s *MemoryStore) Watch(f func(Change)) (stop func()) { return s.watchers.Add(f) }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
+
+	"github.com/divertedevents/diverted/internal/watchers"
 )
 
 // SQLiteStore is a [Store] in an SQLite database: the embedded default. Several processes on one machine
@@ -29,7 +31,7 @@ type SQLiteStore struct {
 	writer  *sqliteWriter
 	owned   []*sql.DB // closed by Close
 
-	watchers watchers
+	watchers watchers.Watchers[Change]
 
 	// Every method holds mu for reading, Close for writing: it waits for the calls under way.
 	mu     sync.RWMutex
@@ -162,7 +164,7 @@ func newSQLiteStore(ctx context.Context, write, read *sql.DB, own bool) (*SQLite
 		return nil, err
 	}
 	s := &SQLiteStore{readers: read, often: newSQLiteStatements(read)}
-	s.writer, err = newSQLiteWriter(ctx, conn, own, s.watchers.tell)
+	s.writer, err = newSQLiteWriter(ctx, conn, own, s.watchers.Tell)
 	if err != nil {
 		discard(conn)
 		return nil, err
@@ -288,7 +290,7 @@ func quickCheck(ctx context.Context, db *sql.DB) error {
 }
 
 // Watch implements [Watcher].
-func (s *SQLiteStore) Watch(f func(Change)) (stop func()) { return s.watchers.add(f) }
+func (s *SQLiteStore) Watch(f func(Change)) (stop func()) { return s.watchers.Add(f) }
 
 // read runs a query outside of the writer.
 func (s *SQLiteStore) read(ctx context.Context, action string, query func(db *sql.DB) error) error {
@@ -333,39 +335,6 @@ func (s *SQLiteStore) write(ctx context.Context, action string, apply func(tx *s
 
 func closedError(action string) error {
 	return fmt.Errorf("diverted: %s: store: %w", action, ErrClosed)
-}
-
-// watchers are the functions that want to be told of changes.
-type watchers struct {
-	mu    sync.Mutex
-	funcs map[int]func(Change)
-	next  int
-}
-
-func (w *watchers) add(f func(Change)) (stop func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.funcs == nil {
-		w.funcs = make(map[int]func(Change))
-	}
-	id := w.next
-	w.next++
-	w.funcs[id] = f
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.funcs, id)
-	}
-}
-
-func (w *watchers) tell(changes []Change) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, f := range w.funcs {
-		for _, c := range changes {
-			f(c)
-		}
-	}
 }
 
 // millis and fromMillis convert times to the database's and back; the zero time is 0.

@@ -26,7 +26,7 @@ type sqliteWriter struct {
 	file  string      // the database's
 	ours  os.FileInfo // of the file that conn has open
 	stmts map[string]*sql.Stmt
-	tell  func([]Change)
+	tell  func(...Change)
 
 	calls  chan *sqliteCall
 	served []*sqliteCall // reused
@@ -81,7 +81,7 @@ type sqliteTx struct {
 	beganAt       time.Time
 }
 
-func newSQLiteWriter(ctx context.Context, conn *sql.Conn, own bool, tell func([]Change)) (*sqliteWriter, error) {
+func newSQLiteWriter(ctx context.Context, conn *sql.Conn, own bool, tell func(...Change)) (*sqliteWriter, error) {
 	w := &sqliteWriter{
 		conn:  conn,
 		stmts: make(map[string]*sql.Stmt),
@@ -240,7 +240,7 @@ func (w *sqliteWriter) serve(call *sqliteCall) {
 	}
 	for _, call := range served {
 		if call.err == nil && len(call.changes) > 0 {
-			w.tell(call.changes)
+			w.tell(call.changes...)
 		}
 		close(call.done)
 	}

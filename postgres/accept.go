@@ -472,7 +472,7 @@ func (s *Store) answer(ctx context.Context, a *acceptance) error {
 		})
 	}
 	h.mu.Unlock()
-	s.watchers.tell(changes...)
+	s.watchers.Tell(changes...)
 	return nil
 }
 

@@ -244,5 +244,5 @@ func (s *Store) tellBulk(r *diverted.BulkRequest, b *bulk, p *bulkDone) {
 		s.hints.ready(r.Webhook.Tenant, p.hook.id)
 		s.news.add(p.hook.id)
 	}
-	s.watchers.tell(changes...)
+	s.watchers.Tell(changes...)
 }

@@ -94,7 +94,7 @@ func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error 
 			s.hooks.spoil()
 		}
 		s.activity.diverted(id, string(event.Failure.Trigger), s.hints.serverTime())
-		s.watchers.tell(diverted.Change{Kind: diverted.ChangeDiverted, Key: event.Key})
+		s.watchers.Tell(diverted.Change{Kind: diverted.ChangeDiverted, Key: event.Key})
 		return nil
 	}
 }
@@ -346,7 +346,7 @@ func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
 	s.hints.ready(key.Tenant, id)
 	s.room.add(id)
 	s.news.add(id)
-	s.watchers.tell(diverted.Change{Kind: diverted.ChangeResent, Key: key})
+	s.watchers.Tell(diverted.Change{Kind: diverted.ChangeResent, Key: key})
 	return nil
 }
 
@@ -390,7 +390,7 @@ func (s *Store) deleteOne(ctx context.Context, action, statement string, key div
 		return false, wrap(action, err)
 	}
 	if deleted {
-		s.watchers.tell(diverted.Change{Kind: diverted.ChangeDeleted, Key: key})
+		s.watchers.Tell(diverted.Change{Kind: diverted.ChangeDeleted, Key: key})
 	}
 	return deleted, nil
 }

@@ -121,7 +121,7 @@ func (s *Store) hear(payload string) {
 		}
 	}
 	h.mu.Unlock()
-	s.watchers.tell(diverted.Change{Kind: diverted.ChangeDue})
+	s.watchers.Tell(diverted.Change{Kind: diverted.ChangeDue})
 }
 
 // listen is a goroutine of the store: it hears what others tell, on a connection of its own.

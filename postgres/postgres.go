@@ -31,6 +31,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/watchers"
 )
 
 // DefaultSchema is the schema of a store whose [Config] names none.
@@ -78,7 +79,7 @@ type Store struct {
 	hooks     hooks
 	hints     hints
 	room      room
-	watchers  watchers
+	watchers  watchers.Watchers[diverted.Change]
 	accepting chan *acceptCall
 	// alone and locked have room for the calls of Accept that have a transaction of their own, and for those of them
 	// that wait for a lock.
@@ -226,40 +227,7 @@ func invalid(path, detail string) error {
 }
 
 // Watch implements [diverted.Watcher].
-func (s *Store) Watch(f func(diverted.Change)) (stop func()) { return s.watchers.add(f) }
-
-// watchers are the functions that want to be told of changes.
-type watchers struct {
-	mu    sync.Mutex
-	funcs map[int]func(diverted.Change)
-	next  int
-}
-
-func (w *watchers) add(f func(diverted.Change)) (stop func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.funcs == nil {
-		w.funcs = make(map[int]func(diverted.Change))
-	}
-	id := w.next
-	w.next++
-	w.funcs[id] = f
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.funcs, id)
-	}
-}
-
-func (w *watchers) tell(changes ...diverted.Change) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, f := range w.funcs {
-		for _, c := range changes {
-			f(c)
-		}
-	}
-}
+func (s *Store) Watch(f func(diverted.Change)) (stop func()) { return s.watchers.Add(f) }
 
 // webhookChange is a change to a webhook.
 func webhookChange(kind diverted.ChangeKind, key diverted.WebhookKey) diverted.Change {

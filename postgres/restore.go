@@ -101,7 +101,7 @@ func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendin
 					Kind: diverted.ChangeDiverted, Key: diverted.Key{Tenant: w.key.Tenant, Webhook: w.key.Webhook, Event: event},
 				})
 			}
-			s.watchers.tell(changes...)
+			s.watchers.Tell(changes...)
 		}
 	}
 	return n, wrap(action, err)

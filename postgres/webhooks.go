@@ -102,7 +102,7 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 		told = append(told, diverted.ChangeEnabled)
 	}
 	for _, kind := range told {
-		s.watchers.tell(webhookChange(kind, key))
+		s.watchers.Tell(webhookChange(kind, key))
 	}
 	return saved, nil
 }
