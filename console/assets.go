@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
-
-	"github.com/divertedevents/diverted/internal/locators"
 )
 
 //go:embed templates/*.html
@@ -74,23 +72,4 @@ func (c *call) serveAsset() (answer, error) {
 		header.Set("Cache-Control", "private, max-age=31536000, immutable")
 	}
 	return answer{status: http.StatusOK, header: header, body: a.body}, nil
-}
-
-// homeView is the page that asks for a tenant.
-type homeView struct{ frame }
-
-// home asks for a tenant, and leads to it.
-func (c *call) home() (answer, error) {
-	s, given := c.query["tenant"]
-	if !given {
-		return render("home", homeView{c.frame("Console")}), nil
-	}
-	tenant, ok := locators.ParseUUID(s)
-	if !ok {
-		var f faults
-		f.add("tenant", locators.UUIDRule)
-		return answer{}, f.err(errParameter)
-	}
-	c.tenant = tenant
-	return seeOther(c.webhooksLink()), nil
 }

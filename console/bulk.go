@@ -24,7 +24,7 @@ type bulk struct {
 	filters []string
 	// danger: it cannot be undone.
 	danger bool
-	// Title asks, Does is what the button does, Doing says how far it is; each is followed by, or follows, a number of events.
+	// title asks, does is what the button does, doing says how far it is; each is followed by, or follows, a number of events.
 	title, does, doing, explain string
 	// done says of one event, or of several, that it is done; left why it may have been skipped: whatever is done, somebody else
 	// may have been faster.

@@ -33,7 +33,7 @@ type problem struct {
 	err    error
 	status int
 	title  string
-	// Detail says what to do. It never depends on what was looked up, so that a foreign locator and an unknown
+	// detail says what to do. It never depends on what was looked up, so that a foreign locator and an unknown
 	// one are answered alike.
 	detail string
 	// faults: what is wrong with the request is listed.

@@ -60,12 +60,12 @@ func (c *call) stateOf(w diverted.Webhook, n *numbers) state {
 type numbers struct {
 	diverted.Stats
 	call *call
-	// Delivered and Failed count the attempts of the last hours.
+	// Delivered and Failed count the attempts of the last 24 hours.
 	Delivered, Failed int
 }
 
-// numbersOf asks the store for the numbers of a webhook, or of the tenant if webhook is zero, with those of the last
-// hours; nil if the store has none.
+// numbersOf asks the store for the numbers of a webhook, or of the tenant if webhook is zero, with those of that many of
+// the last hours, 24 or more; nil if the store has none.
 func (c *call) numbersOf(webhook ulid.ULID, hours int) (*numbers, error) {
 	if c.h.stats == nil {
 		return nil, nil
@@ -105,7 +105,7 @@ func (n *numbers) Grade() string {
 // Oldest is when the oldest pending delivery was accepted.
 func (n *numbers) Oldest() moment { return n.call.moment(n.OldestPending) }
 
-// Success and Failure are when an attempt last ended so.
+// Success is when a receiver last answered 2xx.
 func (n *numbers) Success() moment { return n.call.moment(n.LastSuccess) }
 
 // Failure is when an attempt last failed.

@@ -1,0 +1,22 @@
+package console
+
+import "github.com/divertedevents/diverted/internal/locators"
+
+// homeView is the page that asks for a tenant.
+type homeView struct{ frame }
+
+// home asks for a tenant, and leads to it.
+func (c *call) home() (answer, error) {
+	s, given := c.query["tenant"]
+	if !given {
+		return render("home", homeView{c.frame("Console")}), nil
+	}
+	tenant, ok := locators.ParseUUID(s)
+	if !ok {
+		var f faults
+		f.add("tenant", locators.UUIDRule)
+		return answer{}, f.err(errParameter)
+	}
+	c.tenant = tenant
+	return seeOther(c.webhooksLink()), nil
+}
