@@ -110,17 +110,10 @@ func (v values) moment(f *faults, name string) time.Time {
 // filter reads the parameters that select diverted events.
 func (v values) filter(f *faults) diverted.DivertedFilter {
 	filter := diverted.DivertedFilter{
+		Trigger:   diverted.Trigger(strings.ToLower(v["trigger"])), // as the triggers of a page's links and charts are
 		EventType: v["eventType"],
 		Since:     v.moment(f, "since"),
 		Until:     v.moment(f, "until"),
-	}
-	if s, given := v["trigger"]; given {
-		t, err := diverted.ParseTrigger(s)
-		if err != nil {
-			f.add("trigger", "must be 3xx, 4xx, 5xx, timeout or a status 300 to 599")
-			return filter
-		}
-		filter.Trigger = t
 	}
 	f.merge(filter.Validate())
 	return filter
