@@ -16,7 +16,7 @@
   const bar = document.getElementById("bar");
   const status = document.getElementById("status");
   const form = document.getElementById("steps");
-  if (!counted || !bar || !status) return;
+  if (!form) return;
 
   // sentence ends what says something.
   const sentence = (text) => (/[.!?]$/.test(text) ? text : text + ".");
@@ -37,9 +37,8 @@
 
   // Counting goes on until all that would be done is known.
   async function count(next) {
-    const button = form && form.querySelector("button");
-    const does = form && form.dataset.does;
-    if (button) button.disabled = true;
+    const button = form.querySelector("button");
+    button.disabled = true;
     status.textContent = "Counting …";
     try {
       let total = 0;
@@ -55,7 +54,7 @@
       }
       const on = document.getElementById("count-on");
       if (on) on.remove();
-      button.textContent = does + " " + number.format(total) + (total === 1 ? " event" : " events");
+      button.textContent = form.dataset.does + " " + number.format(total) + (total === 1 ? " event" : " events");
       status.textContent = "";
     } catch (problem) {
       status.textContent = sentence(problem.message) + " The number above is what was counted so far.";
@@ -137,11 +136,9 @@
     button.focus();
   }
 
-  if (form) {
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      run();
-    });
-    if (counted.dataset.count) count(counted.dataset.count);
-  }
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    run();
+  });
+  if (counted.dataset.count) count(counted.dataset.count);
 })();
