@@ -19,6 +19,15 @@ type answer struct {
 // ok answers 200 with a body.
 func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: body}, nil }
 
+// each is [] of nothing, never null.
+func each[T, R any](all []T, f func(T) R) []R {
+	items := make([]R, len(all))
+	for i, one := range all {
+		items[i] = f(one)
+	}
+	return items
+}
+
 // empty is the body {}.
 type empty struct{}
 

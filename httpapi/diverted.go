@@ -1,8 +1,6 @@
 package httpapi
 
-import (
-	"github.com/divertedevents/diverted"
-)
+import "github.com/divertedevents/diverted"
 
 // divertedEventResponse is a diverted event on the wire.
 type divertedEventResponse struct {
@@ -21,14 +19,6 @@ func divertedResponse(e diverted.DivertedEvent) divertedEventResponse {
 		FailureTimestamp: diverted.FormatTime(e.Failure.At),
 		FailureTrigger:   string(e.Failure.Trigger),
 	}
-}
-
-func (c *call) webhookKey() diverted.WebhookKey {
-	return diverted.WebhookKey{Tenant: c.tenant, Webhook: c.webhook}
-}
-
-func (c *call) key() diverted.Key {
-	return diverted.Key{Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
 }
 
 func (h *Handler) fetchDiverted(c *call) (answer, error) {
@@ -74,15 +64,6 @@ func (h *Handler) listDiverted(c *call) (answer, error) {
 		a.header = c.next(query.Limit, page.Events[n-1].Event)
 	}
 	return a, err
-}
-
-// each is [] of nothing, never null.
-func each[T, R any](all []T, f func(T) R) []R {
-	items := make([]R, len(all))
-	for i, one := range all {
-		items[i] = f(one)
-	}
-	return items
 }
 
 func (h *Handler) deleteDiverted(c *call) (answer, error) {

@@ -160,7 +160,7 @@ func (c *call) eventTypes(f *faults, name string) []string {
 		f.add(name, "must be 1 to %d event types, separated by commas, was %d", diverted.MaxEventTypes, len(types))
 	}
 	for _, t := range types {
-		if !eventType.MatchString(t) {
+		if t == "" || (diverted.DivertedFilter{EventType: t}).Validate() != nil {
 			f.add(name, "must be event types, each 1 to 128 of the characters A–Z a–z 0–9 . _ -, separated by commas, was %s", quote(t))
 			break
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
 
+	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/reports"
 )
 
@@ -115,6 +116,14 @@ type call struct {
 	tenant         uuid.UUID
 	webhook, event ulid.ULID
 	query          url.Values
+}
+
+func (c *call) webhookKey() diverted.WebhookKey {
+	return diverted.WebhookKey{Tenant: c.tenant, Webhook: c.webhook}
+}
+
+func (c *call) key() diverted.Key {
+	return diverted.Key{Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
 }
 
 // report is what a line of the log says of the request.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"regexp"
 	"time"
 
 	"github.com/divertedevents/diverted"
@@ -124,19 +123,15 @@ func (h *Handler) listWebhooks(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	list := webhookListResponse{ListCompleted: !page.More, Items: make([]webhookResponse, len(page.Webhooks))}
-	for i, webhook := range page.Webhooks {
-		list.Items[i] = newWebhookResponse(webhook, shown{})
-	}
-	a, err := ok(list)
-	if page.More && len(page.Webhooks) > 0 {
-		a.header = c.next(query.Limit, page.Webhooks[len(page.Webhooks)-1].Locator)
+	a, err := ok(webhookListResponse{
+		ListCompleted: !page.More,
+		Items:         each(page.Webhooks, func(w diverted.Webhook) webhookResponse { return newWebhookResponse(w, shown{}) }),
+	})
+	if n := len(page.Webhooks); page.More && n > 0 {
+		a.header = c.next(query.Limit, page.Webhooks[n-1].Locator)
 	}
 	return a, err
 }
-
-// eventType is an event type, as [diverted.Event] has it.
-var eventType = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 
 // Pinger makes test attempts. [diverted.Dispatcher] is one.
 type Pinger interface {
