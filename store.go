@@ -2,7 +2,6 @@ package diverted
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
@@ -121,30 +120,6 @@ func page(offset, limit int) (int, error) {
 		limit = DefaultPage
 	}
 	return limit, f.err()
-}
-
-// DivertPendingRequest is the request of [SQLiteStore.DivertPending].
-type DivertPendingRequest struct {
-	// Before selects the deliveries that were accepted before this moment. Required.
-	Before time.Time
-	// Webhook selects those of one webhook. Zero: those of all webhooks of all tenants.
-	Webhook WebhookKey
-}
-
-// Validate returns nil, or an [InvalidError].
-func (r DivertPendingRequest) Validate() error {
-	if r.Before.IsZero() {
-		return invalid("before", "must not be zero")
-	}
-	return nil
-}
-
-// Failure returns the failure of the events that the request diverts, for those who write a [Store].
-func (r DivertPendingRequest) Failure() *Failure {
-	return &Failure{
-		Trigger: TriggerTimeout,
-		Message: "set aside on request, with all that was accepted before " + r.Before.UTC().Format(time.RFC3339),
-	}
 }
 
 // DivertedPage is a page of diverted events.

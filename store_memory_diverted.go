@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/oklog/ulid/v2"
 )
 
 // Divert implements [DivertedStore].
@@ -239,38 +237,4 @@ func (s *MemoryStore) ListPending(ctx context.Context, query DivertedQuery) (pag
 		return nil
 	})
 	return page, err
-}
-
-// DivertPending does what [SQLiteStore.DivertPending] does.
-func (s *MemoryStore) DivertPending(ctx context.Context, request DivertPendingRequest) (diverted int, err error) {
-	err = s.do(ctx, func(tx *memoryTx) error {
-		if err := request.Validate(); err != nil {
-			return err
-		}
-		for _, tenant := range tx.tenants {
-			for w := range tenant.from(ulid.ULID{}, 0) {
-				if request.Webhook == (WebhookKey{}) || request.Webhook == w.key {
-					diverted += tx.divertPending(w, request)
-				}
-			}
-		}
-		return nil
-	})
-	return diverted, err
-}
-
-func (tx *memoryTx) divertPending(w *memoryWebhook, request DivertPendingRequest) int {
-	var old []*memoryDelivery
-	for d := range w.pending.from(ulid.ULID{}, 0) {
-		if d.acceptedAt.Before(request.Before) {
-			old = append(old, d)
-		}
-	}
-	for _, d := range old {
-		tx.fail(d, *request.Failure())
-		tx.setAside(w, d)
-		tx.changed(ChangeDiverted, w.with(d.event))
-	}
-	tx.plan(w)
-	return len(old)
 }

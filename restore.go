@@ -1,0 +1,27 @@
+package diverted
+
+import "time"
+
+// DivertPendingRequest is what [SQLiteStore.DivertPending] is asked.
+type DivertPendingRequest struct {
+	// Before selects the deliveries that were accepted before this moment. Required.
+	Before time.Time
+	// Webhook selects those of one webhook. Zero: those of all webhooks of all tenants.
+	Webhook WebhookKey
+}
+
+// Validate returns nil, or an [InvalidError].
+func (r DivertPendingRequest) Validate() error {
+	if r.Before.IsZero() {
+		return invalid("before", "must not be zero")
+	}
+	return nil
+}
+
+// Failure is what the diverted events of the request say, for those who write a [Store].
+func (r DivertPendingRequest) Failure() *Failure {
+	return &Failure{
+		Trigger: TriggerTimeout,
+		Message: "set aside on request, with all that was accepted before " + r.Before.UTC().Format(time.RFC3339),
+	}
+}
