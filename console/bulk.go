@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -115,8 +116,8 @@ const (
 	scriptStep = diverted.DefaultBulk
 )
 
-// maxCount is the greatest number that a form may carry.
-const maxCount = 1 << 40
+// maxCount is the greatest number that a form may carry: what an int holds on every machine.
+const maxCount = math.MaxInt32
 
 // progress is how far something that is done to many events has come.
 type progress struct {
