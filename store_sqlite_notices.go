@@ -12,6 +12,13 @@ import (
 // A webhook has at most one row of notices: what is being told (sending), what happened since (open), and
 // when to look at it again (due).
 
+const (
+	// deleteSilent forgets the windows that passed in silence.
+	deleteSilent  = `DELETE FROM diverted_notices WHERE due <= ? AND open IS NULL AND sending IS NULL`
+	selectNotices = `SELECT webhook, tries, window, open, sending FROM diverted_notices WHERE due <= ? ORDER BY due LIMIT ?`
+	firstNotice   = `SELECT min(due) FROM diverted_notices`
+)
+
 // alert adds the failure of an outcome to the open notice of its webhook.
 func (tx *sqliteTx) alert(row *sqliteWebhook, o *Outcome, failed FailedEvent, suspended bool) {
 	var (
@@ -49,15 +56,14 @@ func (tx *sqliteTx) claimNotices(request *ClaimRequest) []NoticeClaim {
 		window        int64
 		open, sending sql.NullString
 	}
-	tx.exec(`DELETE FROM diverted_notices WHERE due <= ? AND open IS NULL AND sending IS NULL`, now) // windows that passed in silence
+	tx.exec(deleteSilent, now)
 	var all []due
-	tx.queryAll(`SELECT webhook, tries, window, open, sending FROM diverted_notices WHERE due <= ? ORDER BY due LIMIT ?`,
-		[]any{now, request.Notices}, func(rows *sql.Rows) error {
-			var d due
-			err := scan(rows, &d.id, &d.tries, &d.window, &d.open, &d.sending)
-			all = append(all, d)
-			return err
-		})
+	tx.queryAll(selectNotices, []any{now, request.Notices}, func(rows *sql.Rows) error {
+		var d due
+		err := scan(rows, &d.id, &d.tries, &d.window, &d.open, &d.sending)
+		all = append(all, d)
+		return err
+	})
 	var claims []NoticeClaim
 	token, lease := tx.token(), millisUp(tx.now.Add(request.Lease))
 	for _, d := range all {
@@ -83,11 +89,17 @@ func (tx *sqliteTx) claimNotices(request *ClaimRequest) []NoticeClaim {
 			Webhook: row.webhook, Token: token, Notice: notice, Tries: d.tries, Window: time.Duration(d.window) * time.Millisecond,
 		})
 	}
+	tx.lookForNotices()
+	return claims
+}
+
+// lookForNotices finds out when the next notice is due.
+func (tx *sqliteTx) lookForNotices() {
+	tx.nextNotice = -1
 	var next sql.NullInt64
-	if tx.nextNotice = -1; tx.query1(`SELECT min(due) FROM diverted_notices`, nil, &next) && next.Valid {
+	if tx.query1(firstNotice, nil, &next) && next.Valid {
 		tx.nextNotice = next.Int64
 	}
-	return claims
 }
 
 // settleNotice applies the outcome of a notice.

@@ -28,7 +28,7 @@ type migration struct {
 }
 
 // sqliteMinimums is, for each schema version, the oldest one whose release may open the database.
-var sqliteMinimums = map[int]int{1: 1, 2: 1, 3: 1}
+var sqliteMinimums = map[int]int{1: 1, 2: 1, 3: 1, 4: 1}
 
 func loadMigrations(files fs.FS, minimums map[int]int) ([]migration, error) {
 	names, err := fs.Glob(files, "migrations/*/*.sql")

@@ -27,7 +27,7 @@ func laterRelease(t *testing.T, path string) {
 		`ALTER TABLE diverted_migrations ADD COLUMN later INTEGER NOT NULL DEFAULT 0`,
 		`CREATE TABLE diverted_later (id INTEGER PRIMARY KEY, webhook INTEGER NOT NULL) STRICT`,
 		`CREATE INDEX diverted_deliveries_later ON diverted_deliveries (webhook, later, due)`,
-		`INSERT INTO diverted_migrations (version, minimum, applied_at) VALUES (4, 1, 0), (5, 1, 0)`,
+		`INSERT INTO diverted_migrations (version, minimum, applied_at) VALUES (5, 1, 0), (6, 1, 0)`,
 	)
 }
 

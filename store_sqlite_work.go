@@ -341,11 +341,7 @@ func (tx *sqliteTx) scan() {
 			tx.turns.Ready(row.webhook.Tenant, id) // its turn finds out what is due, and when
 		}
 	}
-	tx.nextNotice = -1
-	var next sql.NullInt64
-	if tx.query1(`SELECT min(due) FROM diverted_notices`, nil, &next) && next.Valid {
-		tx.nextNotice = next.Int64
-	}
+	tx.lookForNotices()
 	if tx.fault == nil {
 		tx.rescan, tx.foreign = false, false
 	}
