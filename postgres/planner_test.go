@@ -22,13 +22,18 @@ import (
 // reads counts the rows and the index entries of deliveries that a call of a new store reads.
 func reads(t *testing.T, schema string, call func(*postgres.Store)) (n int) {
 	t.Helper()
+	return readsOf(t, schema+".deliveries", schema, call)
+}
+
+func readsOf(t *testing.T, table, schema string, call func(*postgres.Store)) (n int) {
+	t.Helper()
 	is := is.New(t)
 	admin := newPool(t)
 	count := func() (n int) {
 		is.NoErr(admin.QueryRow(t.Context(), `
 			SELECT pg_stat_get_tuples_returned(c.oid) + (
 				SELECT sum(pg_stat_get_tuples_returned(indexrelid)) FROM pg_index WHERE indrelid = c.oid)
-			FROM pg_class c WHERE c.oid = $1::text::regclass`, schema+".deliveries").Scan(&n))
+			FROM pg_class c WHERE c.oid = $1::text::regclass`, table).Scan(&n))
 		return n
 	}
 	before := count()
@@ -210,5 +215,29 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// Who asks for the numbers of a whole store, as metrics do every few seconds, must not have all that ever happened read.
+func TestStatisticsReadTheHoursThatAreAskedFor(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	s := open(t, pool, schema)
+	newWebhook(t, s, uuid.New())
+	is.NoErr(s.Close())
+	execute(t, pool, `
+		INSERT INTO `+schema+`.hours (webhook, hour, what, n, last)
+		SELECT w.id, date_trunc('hour', now(), 'UTC') - h * interval '1 hour', x.what, 1, date_trunc('second', now()) - h * interval '1 hour'
+		FROM `+schema+`.webhooks w, generate_series(0, 719) h, (VALUES ('delivered'), ('failed'), ('503')) x (what)
+		WHERE x.what = 'delivered' OR h >= 700`) // it began to succeed a while ago
+	for hours, most := range map[int]int{0: 10, 24: 60} {
+		n := readsOf(t, schema+".hours", schema, func(s *postgres.Store) {
+			stats, err := s.Stats(t.Context(), diverted.StatsQuery{Hours: hours})
+			is.NoErr(err)
+			is.True(len(stats.Hours) == hours || len(stats.Hours) == hours-1) // if one begins just now
+			is.Equal(stats.LastSuccess.Sub(stats.LastFailure), 700*time.Hour)
+		})
+		t.Log(hours, n)
+		is.True(n < most)
 	}
 }

@@ -40,13 +40,23 @@ const (
 		FROM asked JOIN diverted.deliveries d ON d.webhook = asked.id AND d.due IS NULL GROUP BY 1`
 
 	selectHours = `WITH ` + asked + `
-		SELECT h.hour, h.what, sum(h.n)::bigint, max(h.last), h.hour > date_trunc('hour', now(), 'UTC') - $3::bigint * interval '1 hour'
-		FROM asked JOIN diverted.hours h ON h.webhook = asked.id
-		WHERE h.hour > date_trunc('hour', now(), 'UTC') - $4::bigint * interval '1 hour' GROUP BY 1, 2`
+		SELECT h.hour, h.what, sum(h.n)::bigint FROM asked JOIN diverted.hours h ON h.webhook = asked.id
+		WHERE h.hour > date_trunc('hour', now(), 'UTC') - $3::bigint * interval '1 hour' GROUP BY 1, 2`
 )
 
+// selectLast finds the last hour of each webhook in which it was delivered to, and that in which it failed.
+var selectLast = `WITH ` + asked + `
+	SELECT max(d.last), max(f.last) FROM asked ` + lastHour("d", happenedDelivered) + lastHour("f", happenedFailed)
+
+func lastHour(name, what string) string {
+	return `LEFT JOIN LATERAL (
+		SELECT last FROM diverted.hours WHERE webhook = asked.id AND what = '` + what + `'
+			AND hour > date_trunc('hour', now(), 'UTC') - $3::bigint * interval '1 hour'
+		ORDER BY hour DESC LIMIT 1) ` + name + ` ON true `
+}
+
 // Stats implements [diverted.StatsStore]. It counts in the indexes, which takes some tenths of a second for each
-// million deliveries.
+// million of deliveries.
 func (s *Store) Stats(ctx context.Context, query diverted.StatsQuery) (diverted.Stats, error) {
 	if err := query.Validate(); err != nil {
 		return diverted.Stats{}, err
@@ -84,9 +94,17 @@ func (s *Store) Stats(ctx context.Context, query diverted.StatsQuery) (diverted.
 			}
 			return r.Err()
 		})
-		b.Queue(s.q(selectHours), tenant, webhook, query.Hours, diverted.MaxStatsHours).Query(func(r pgx.Rows) error {
-			return scanHours(r, &stats)
+		b.Queue(s.q(selectLast), tenant, webhook, diverted.MaxStatsHours).QueryRow(func(r pgx.Row) error {
+			var success, failure pgtype.Timestamptz
+			err := r.Scan(&success, &failure)
+			stats.LastSuccess, stats.LastFailure = timeOf(success), timeOf(failure)
+			return err
 		})
+		if query.Hours > 0 {
+			b.Queue(s.q(selectHours), tenant, webhook, query.Hours).Query(func(r pgx.Rows) error {
+				return scanHours(r, &stats)
+			})
+		}
 	})
 	return stats, wrap("count", err)
 }
@@ -94,22 +112,13 @@ func (s *Store) Stats(ctx context.Context, query diverted.StatsQuery) (diverted.
 func scanHours(r pgx.Rows, stats *diverted.Stats) error {
 	hours := make(map[time.Time]*diverted.HourStats)
 	for r.Next() {
-		var hour, last time.Time
+		var hour time.Time
 		var what string
 		var n int
-		var wanted bool
-		if err := r.Scan(&hour, &what, &n, &last, &wanted); err != nil {
+		if err := r.Scan(&hour, &what, &n); err != nil {
 			return err
 		}
-		switch hour, last = hour.UTC(), last.UTC(); what {
-		case happenedDelivered:
-			stats.LastSuccess = slices.MaxFunc([]time.Time{stats.LastSuccess, last}, time.Time.Compare)
-		case happenedFailed:
-			stats.LastFailure = slices.MaxFunc([]time.Time{stats.LastFailure, last}, time.Time.Compare)
-		}
-		if !wanted {
-			continue
-		}
+		hour = hour.UTC()
 		h := hours[hour]
 		if h == nil {
 			h = &diverted.HourStats{Hour: hour}
