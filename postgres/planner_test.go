@@ -157,6 +157,17 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 					is.True(n < 4*few)
 				}
 			})
+			t.Run("all that is pending is set aside", func(t *testing.T) {
+				schema, _ := stale(t, pendingThen, few, many)
+				is := is.New(t)
+				n := reads(t, schema, func(s *postgres.Store) {
+					done, err := s.DivertPending(t.Context(), diverted.DivertPendingRequest{Before: time.Now()})
+					is.NoErr(err)
+					is.Equal(done, few)
+				})
+				t.Log(n)
+				is.True(n < 10*few)
+			})
 			t.Run("pages", func(t *testing.T) {
 				schema, w := stale(t, pendingThen, few, many)
 				for what, f := range map[string]diverted.DivertedFilter{

@@ -21,15 +21,19 @@ const (
 		FROM waiting JOIN diverted.webhooks w ON w.id = waiting.webhook
 		WHERE NOT w.deleted AND ($2::uuid IS NULL OR w.tenant = $2 AND w.locator = $3)`
 
+	// In the order of the index of what is pending, from one place in it to the next: in that of the key it would read
+	// past what is diverted, which may be nearly all.
 	divertPending = `
-		UPDATE diverted.deliveries d SET due = NULL, lease = NULL, token = NULL, losses = 0, earlier = ` + pushed + `, failure = $5,
-			diverted_at = date_trunc('milliseconds', now())
-		FROM (
-			SELECT webhook, event FROM diverted.deliveries
-			WHERE webhook = $1 AND due IS NOT NULL AND accepted_at < $2 AND event > $3
-			ORDER BY event LIMIT $4 FOR UPDATE) p
-		WHERE d.webhook = p.webhook AND d.event = p.event
-		RETURNING d.event`
+		WITH aside AS (
+			UPDATE diverted.deliveries d SET due = NULL, lease = NULL, token = NULL, losses = 0, earlier = ` + pushed + `, failure = $6,
+				diverted_at = date_trunc('milliseconds', now())
+			FROM (
+				SELECT webhook, event, due, id FROM diverted.deliveries
+				WHERE webhook = $1 AND due IS NOT NULL AND accepted_at < $2 AND (due, id) > ($3, $4)
+				ORDER BY due, id LIMIT $5 FOR UPDATE) p
+			WHERE d.webhook = p.webhook AND d.event = p.event
+			RETURNING d.event, p.due, p.id)
+		SELECT event, due, id FROM aside ORDER BY due, id`
 )
 
 // DivertPending diverts the pending deliveries that were accepted before a moment, and returns how many, even
@@ -46,6 +50,10 @@ func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendin
 		return 0, err
 	}
 	defer done()
+	type place struct { // in the index of what is pending
+		due pgtype.Timestamptz
+		id  int64
+	}
 	type waiting struct {
 		id     int64
 		key    diverted.WebhookKey
@@ -68,17 +76,18 @@ func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendin
 	})
 	for i := 0; i < len(all) && err == nil; i++ {
 		w := &all[i]
-		var after [16]byte
+		from := place{due: pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}}
 		for more := true; more && err == nil; {
 			var events [][16]byte
+			next := from
 			failure := encodeFailure(asKept(request.Failure(), s.hints.serverTime()))
 			err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
 				events = events[:0]
 				b.Queue(byIndex)
-				b.Queue(s.q(divertPending), w.id, w.before, pgUUID(after), divertStep, failure).Query(func(r pgx.Rows) error {
+				b.Queue(s.q(divertPending), w.id, w.before, from.due, from.id, divertStep, failure).Query(func(r pgx.Rows) error {
 					var event [16]byte
 					for r.Next() {
-						if err := r.Scan(&event); err != nil {
+						if err := r.Scan(&event, &next.due, &next.id); err != nil {
 							return err
 						}
 						events = append(events, event)
@@ -89,14 +98,12 @@ func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendin
 			if err != nil {
 				break
 			}
+			from = next
 			n += len(events)
 			more = len(events) == divertStep
 			var changes []diverted.Change
 			for _, event := range events {
 				s.activity.diverted(w.id, string(request.Failure().Trigger), s.hints.serverTime())
-				if string(event[:]) > string(after[:]) {
-					after = event
-				}
 				changes = append(changes, diverted.Change{
 					Kind: diverted.ChangeDiverted, Key: diverted.Key{Tenant: w.key.Tenant, Webhook: w.key.Webhook, Event: event},
 				})
