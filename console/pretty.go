@@ -71,6 +71,9 @@ func pretty(body []byte, most int) (tokens []token, whole bool) {
 				class = "word"
 			}
 			p.write(class, visible(string(body[i:min(end, i+most)])))
+			if end-i > most {
+				return p.tokens, false
+			}
 			i = end
 		}
 	}

@@ -61,6 +61,7 @@ func TestPrettyShowsStructure(t *testing.T) {
 func TestPrettyEndsInTimeWhateverItIsGiven(t *testing.T) {
 	is := is.New(t)
 	for _, body := range []string{
+		strings.Repeat("1", 20_000),
 		"", "{", `"`, `"\`, "]]]}}}", "\x00\xff\xfe", `{"a"`, "nonsense without quotes",
 		strings.Repeat("[", 1<<20), strings.Repeat("[1,", 1<<18), `"` + strings.Repeat("x", 1<<20) + `"`, `{"` + strings.Repeat("y", 1<<20),
 	} {
