@@ -205,6 +205,8 @@ func TestErrorsArePages(t *testing.T) {
 		{"GET", webhookPath(diverted.WebhookKey{Tenant: other, Webhook: w.Locator}), 404},
 		{"GET", webhookPath(w.Key()) + "/diverted/" + locator(99).String(), 404},
 		{"POST", eventPath(held.Key) + "/resend", 409},
+		{"GET", webhookPath(unknown) + "/suspend", 404},
+		{"POST", webhookPath(unknown) + "/suspend", 404},
 		{"POST", webhookPath(unknown) + "/unsuspend", 404},
 		{"POST", webhookPath(unknown) + "/ping", 404},
 		{"POST", webhookPath(w.Key()) + "/unsuspend?force=1", 400},
@@ -340,7 +342,7 @@ func TestAnAuthorizersFaultChangesNothing(t *testing.T) {
 			active, suspended := s.webhook(1), s.webhook(2)
 			e := s.divert(active.Key(), 3)
 			is.NoErr(s.store.Suspend(t.Context(), suspended.Key()))
-			for _, target := range []string{eventPath(e.Key) + "/resend", eventPath(e.Key) + "/delete", eventPath(e.Key) + "/expunge", webhookPath(suspended.Key()) + "/unsuspend"} {
+			for _, target := range []string{eventPath(e.Key) + "/resend", eventPath(e.Key) + "/delete", eventPath(e.Key) + "/expunge", webhookPath(suspended.Key()) + "/unsuspend", webhookPath(active.Key()) + "/suspend"} {
 				is.Equal(s.post(target, nil).StatusCode, 500)
 			}
 			is.Equal(s.held(active.Key()), 1)
@@ -350,6 +352,9 @@ func TestAnAuthorizersFaultChangesNothing(t *testing.T) {
 			w, err := s.store.FetchWebhook(t.Context(), suspended.Key())
 			is.NoErr(err)
 			is.True(w.Suspended())
+			w, err = s.store.FetchWebhook(t.Context(), active.Key())
+			is.NoErr(err)
+			is.True(!w.Suspended())
 		})
 	}
 }

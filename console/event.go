@@ -226,13 +226,23 @@ func (c *call) done(what string) answer {
 	return render("problem", problemView{frame: c.frame(n.Title), Status: http.StatusOK, Detail: n.Detail})
 }
 
-// confirmView asks before something that cannot be undone.
+// confirmView asks before something that is not to be done by a slip of the finger.
 type confirmView struct {
 	frame
 	Action, Back         string
 	Question, What, Does string
-	// Type is the event's; empty: the caller may not know.
-	Type string
+	// Danger: it cannot be undone.
+	Danger bool
+	// Name is the webhook's, Type the event's; empty: it is not about one, or the caller may not know.
+	Name, Type string
+}
+
+// ask is the page, which leads back to the one above it.
+func (v confirmView) ask() answer {
+	if n := len(v.Crumbs); n > 0 {
+		v.Back = v.Crumbs[n-1].Link
+	}
+	return render("confirm", v)
 }
 
 func (c *call) confirmDelete() (answer, error) {
@@ -250,18 +260,15 @@ func (c *call) confirm(action, question, what, does string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	v := confirmView{frame: c.frame(question), Action: c.eventLink(action), Question: question, What: what, Does: does}
+	v := confirmView{frame: c.frame(question), Action: c.eventLink(action), Question: question, What: what, Does: does, Danger: true}
 	w, _, err := c.fetchWebhook()
 	if err != nil {
 		return answer{}, err
 	}
 	v.withWebhook(c, w.Name)
 	v.withEvent(c)
-	if n := len(v.Crumbs); n > 0 {
-		v.Back = v.Crumbs[n-1].Link
-	}
 	if c.may(httpapi.DivertedRead) {
 		v.Type = e.EventType
 	}
-	return render("confirm", v), nil
+	return v.ask(), nil
 }

@@ -41,6 +41,7 @@ var notices = map[string]notice{
 	"handed":        {"good", "The event was handed to the service's own delivery", "It is no longer kept here. If the service sets it aside again, it comes back."},
 	"deleted":       {"good", "The event was deleted", ""},
 	"expunged":      {"good", "The body was expunged", "Only the record is left: that the event existed, and how it failed."},
+	"suspended":     {"good", "The webhook is suspended", "Nothing more is attempted. What is sent to it is held until it is unsuspended."},
 	"unsuspended":   {"good", "The webhook is active again", "Its pending deliveries are attempted in the order in which they were accepted, slowly at first."},
 	"stilldisabled": {"warn", "The suspension has ended", "The webhook is still disabled: nothing is attempted until it is enabled."},
 }

@@ -33,7 +33,7 @@ func TestTextFromOutsideIsText(t *testing.T) {
 	e := s.divert(w.Key(), 3, func(e *diverted.DivertedEvent) {
 		e.Body, e.Failure.Message, e.Failure.Excerpt = body, hostile+"\u202e", hostile
 	})
-	for _, target := range []string{webhooksPath(tenant), webhookPath(w.Key()), webhookPath(w.Key()) + "/pending", eventPath(e.Key), eventPath(e.Key) + "/delete", webhookPath(w.Key()) + "/diverted/resend"} {
+	for _, target := range []string{webhooksPath(tenant), webhookPath(w.Key()), webhookPath(w.Key()) + "/pending", webhookPath(w.Key()) + "/suspend", eventPath(e.Key), eventPath(e.Key) + "/delete", webhookPath(w.Key()) + "/diverted/resend"} {
 		r := s.get(target)
 		is.Equal(r.StatusCode, 200)
 		is.Equal(strings.Count(r.body, "<script"), 1) // the console's own
@@ -172,6 +172,17 @@ func TestButtonsOfAWebhook(t *testing.T) {
 	stand, err := s.store.FetchWebhook(t.Context(), w.Key())
 	is.NoErr(err)
 	is.True(!stand.Suspended())
+
+	r = s.get(webhookPath(w.Key()) + "/suspend")
+	is.True(r.has("is held until it is unsuspended") && r.has(w.Name) && r.has("Cancel"))
+	stand, err = s.store.FetchWebhook(t.Context(), w.Key())
+	is.NoErr(err)
+	is.True(!stand.Suspended()) // it only asks
+	for range 2 {               // pressed twice
+		r = s.post(webhookPath(w.Key())+"/suspend", nil)
+		r = s.get(resolve(s, webhookPath(w.Key())+"/suspend", r.Header.Get("Location")))
+		is.True(r.has("The webhook is suspended") && r.has("Suspended <time"))
+	}
 	// A notice is one of those that there are.
 	is.True(!s.get(webhookPath(w.Key()) + "?notice=hacked").has("hacked"))
 }
@@ -336,7 +347,7 @@ func TestALinkFromElsewhereMakesNoWebhook(t *testing.T) {
 
 	for notice, status := range map[string]int{
 		"resent": 200, "handed": 200, "deleted": 200, // the last one may just have left
-		"expunged": 404, "unsuspended": 404, "stilldisabled": 404, "x": 404, "": 404, // nothing leaves by these
+		"expunged": 404, "suspended": 404, "unsuspended": 404, "stilldisabled": 404, "x": 404, "": 404, // nothing leaves by these
 	} {
 		at := webhookPath(key) + "?notice=" + notice
 		is.Equal(s.follow(at).StatusCode, status)

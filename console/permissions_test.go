@@ -48,6 +48,8 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				check(webhookPath(active.Key()), `/ping"`, may(httpapi.WebhooksWrite))
 				check(webhookPath(active.Key()), `/unsuspend"`, false)
 				check(webhookPath(suspended.Key()), `/unsuspend"`, may(httpapi.WebhooksWrite))
+				check(webhookPath(active.Key()), `/suspend"`, may(httpapi.WebhooksWrite))
+				check(webhookPath(suspended.Key()), `/suspend"`, false)
 				check(webhookPath(active.Key()), e.Event.String(), may(httpapi.DivertedRead, httpapi.DivertedList))
 				check(webhookPath(active.Key()), `/pending"`, may(httpapi.DivertedRead, httpapi.DivertedList))
 				check(webhookPath(active.Key()), `>Webhooks</bdi>`, may(httpapi.WebhooksList))
@@ -90,6 +92,8 @@ func TestPagesOfferWhatIsPermittedAndNothingElse(t *testing.T) {
 				{"GET", eventPath(e.Key) + "/body", []httpapi.Permission{httpapi.DivertedRead, httpapi.DivertedPayload}},
 				{"GET", eventPath(e.Key) + "/delete", []httpapi.Permission{httpapi.DivertedDelete}},
 				{"GET", eventPath(e.Key) + "/expunge", []httpapi.Permission{httpapi.DivertedDelete}},
+				{"GET", webhookPath(active.Key()) + "/suspend", []httpapi.Permission{httpapi.WebhooksWrite}},
+				{"POST", webhookPath(suspended.Key()) + "/suspend", []httpapi.Permission{httpapi.WebhooksWrite}},
 				{"POST", webhookPath(suspended.Key()) + "/unsuspend", []httpapi.Permission{httpapi.WebhooksWrite}},
 				{"POST", eventPath(held.Key) + "/expunge", []httpapi.Permission{httpapi.DivertedDelete}},
 				{"POST", eventPath(held.Key) + "/delete", []httpapi.Permission{httpapi.DivertedDelete}},
@@ -119,6 +123,13 @@ func TestWhoMayNotSeeAWebhookIsToldWhatWasDone(t *testing.T) {
 	r := s.post(webhookPath(w.Key())+"/unsuspend", nil)
 	is.Equal(r.StatusCode, http.StatusOK)
 	is.True(r.has("The webhook is active again"))
+	r = s.get(webhookPath(w.Key()) + "/suspend")
+	is.Equal(r.StatusCode, http.StatusOK)
+	is.True(!r.has(w.Name) && !r.has("Cancel")) // nor is it named, and there is no page to go back to
+	r = s.post(webhookPath(w.Key())+"/suspend", nil)
+	is.Equal(r.StatusCode, http.StatusOK)
+	is.True(r.has("The webhook is suspended"))
+	is.NoErr(s.store.Unsuspend(t.Context(), w.Key()))
 	r = s.post(eventPath(e.Key)+"/resend", nil)
 	is.Equal(r.StatusCode, http.StatusOK)
 	is.True(r.has("The event is on its way again"))
@@ -175,7 +186,7 @@ func TestCrossOriginPostsAreRefused(t *testing.T) {
 		{"Origin", "null"},
 	} {
 		for _, target := range []string{
-			webhookPath(w.Key()) + "/unsuspend", webhookPath(w.Key()) + "/ping", eventPath(e.Key) + "/resend", eventPath(e.Key) + "/delete",
+			webhookPath(w.Key()) + "/suspend", webhookPath(w.Key()) + "/unsuspend", webhookPath(w.Key()) + "/ping", eventPath(e.Key) + "/resend", eventPath(e.Key) + "/delete",
 			eventPath(e.Key) + "/expunge", webhookPath(w.Key()) + "/diverted/delete", webhookPath(w.Key()) + "/diverted/resend", webhookPath(w.Key()) + "/divert",
 		} {
 			is.Equal(s.do("POST", target, nil, headers...).StatusCode, http.StatusForbidden)

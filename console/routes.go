@@ -47,6 +47,8 @@ func (h *Handler) routes() []route {
 			query: []string{"name", "state", "eventType", "after", "webhook"}, serve: (*call).listWebhooks},
 		{method: "GET", path: webhookPath, permissions: needs(httpapi.WebhooksRead),
 			query: append(slices.Clip(filterNames), "after", "hours", "notice"), serve: (*call).showWebhook},
+		{method: "GET", path: webhookPath + "/suspend", permissions: needs(httpapi.WebhooksWrite), serve: (*call).confirmSuspend},
+		{method: "POST", path: webhookPath + "/suspend", permissions: needs(httpapi.WebhooksWrite), serve: (*call).suspend},
 		{method: "POST", path: webhookPath + "/unsuspend", permissions: needs(httpapi.WebhooksWrite), serve: (*call).unsuspend},
 		{method: "GET", path: webhookPath + "/pending", permissions: needs(httpapi.WebhooksRead, httpapi.DivertedRead, httpapi.DivertedList),
 			query: []string{"after"}, serve: (*call).listPending},

@@ -64,8 +64,8 @@ type webhookHead struct {
 	// not list.
 	Tab           string
 	Here, Pending string
-	// Ping and Unsuspend are where the buttons send to; empty: not offered.
-	Ping, Unsuspend string
+	// Where the buttons lead or send to; empty: not offered.
+	Ping, Suspend, Unsuspend string
 	// Waiting counts the pending deliveries, −1 if nobody knows.
 	Waiting int
 }
@@ -134,6 +134,8 @@ func (c *call) head(w diverted.Webhook, known bool, n *numbers, tab string) webh
 		}
 		if w.Suspended() {
 			head.Unsuspend = c.webhookLink("unsuspend")
+		} else {
+			head.Suspend = c.webhookLink("suspend")
 		}
 	}
 	return head
@@ -376,6 +378,27 @@ func why(s diverted.Stats) string {
 	default:
 		return count(n) + " of " + count(all) + " diverted events failed with " + name + "."
 	}
+}
+
+func (c *call) confirmSuspend() (answer, error) {
+	w, err := c.h.config.Store.FetchWebhook(c.r.Context(), c.webhookKey())
+	if err != nil {
+		return answer{}, err
+	}
+	const question = "Suspend this webhook?"
+	v := confirmView{
+		frame: c.frame(question), Action: c.webhookLink("suspend"), Question: question, Does: "Suspend the webhook",
+		What: "Nothing more is attempted once the attempts under way have ended. What is pending, and whatever is sent to this webhook, is held until it is unsuspended.",
+	}
+	v.withWebhook(c, visible(w.Name))
+	if c.may(httpapi.WebhooksRead) {
+		v.Name = visible(w.Name)
+	}
+	return v.ask(), nil
+}
+
+func (c *call) suspend() (answer, error) {
+	return c.change(c.done("suspended"), func() error { return c.h.config.Store.Suspend(c.r.Context(), c.webhookKey()) })
 }
 
 func (c *call) unsuspend() (answer, error) {

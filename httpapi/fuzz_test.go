@@ -138,7 +138,7 @@ func FuzzPathAndQuery(f *testing.F) {
 	for i, target := range []string{
 		webhooksPath(tenant) + "/list", webhooksPath(tenant) + "/" + webhook, webhooksPath(tenant) + "/" + webhook + "/diverted",
 		webhooksPath(tenant) + "/" + webhook + "/diverted/" + locator(5).String(), webhooksPath(tenant) + "/" + webhook + "/diverted/" + locator(5).String() + "/resend",
-		webhooksPath(tenant) + "/" + webhook + "/unsuspend", "/event/openapi.json", "/prefix" + eventsPath, "/event//webhooks/list",
+		webhooksPath(tenant) + "/" + webhook + "/unsuspend", webhooksPath(tenant) + "/" + webhook + "/suspend", "/event/openapi.json", "/prefix" + eventsPath, "/event//webhooks/list",
 		"/event/" + tenant.String() + "/webhooks/%2F/diverted", "/event/../event/%zz",
 	} {
 		f.Add(uint8(i), target, "")

@@ -23,6 +23,7 @@
 //	GET    /event/{tenantLocator}/webhooks/{webhookLocator}             fetch
 //	PATCH  /event/{tenantLocator}/webhooks/{webhookLocator}             update
 //	DELETE /event/{tenantLocator}/webhooks/{webhookLocator}             delete
+//	PATCH  /event/{tenantLocator}/webhooks/{webhookLocator}/suspend     suspend
 //	PATCH  /event/{tenantLocator}/webhooks/{webhookLocator}/unsuspend   unsuspend
 //	POST   /event/{tenantLocator}/webhooks/{webhookLocator}/ping        ping, with [Config.Pinger]
 //

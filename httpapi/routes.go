@@ -83,6 +83,7 @@ func (h *Handler) routes() []route {
 			route{method: "GET", path: webhookPath, permissions: []Permission{WebhooksRead}, serve: h.fetchWebhook},
 			route{method: "PATCH", path: webhookPath, permissions: []Permission{WebhooksWrite}, serve: h.updateWebhook},
 			route{method: "DELETE", path: webhookPath, permissions: []Permission{WebhooksWrite}, more: discardPermissions, query: []string{"discard"}, serve: h.deleteWebhook},
+			route{method: "PATCH", path: webhookPath + "/suspend", permissions: []Permission{WebhooksWrite}, serve: h.suspendWebhook},
 			route{method: "PATCH", path: webhookPath + "/unsuspend", permissions: []Permission{WebhooksWrite}, serve: h.unsuspendWebhook},
 		)
 	}

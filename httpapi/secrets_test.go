@@ -293,6 +293,7 @@ func TestNothingPlantedIsFoundInAnswersLogsProblemsPanicsAndStoredMessages(t *te
 			c.do("POST", hook+"/diverted/"+e.EventLocator+"/resend", "")
 			stored++
 		}
+		c.do("PATCH", hook+"/suspend", "")
 		c.do("PATCH", hook+"/unsuspend", "")
 	}
 	c.do("GET", webhooksPath(tenant)+"/list?count=100", "")
@@ -341,7 +342,7 @@ func TestNothingPlantedIsFoundInAnswersLogsProblemsPanicsAndStoredMessages(t *te
 	whole := `{"name":"n","enabled":true,"eventTypes":["*"],"endpoint":` + endpoint("https://receiver.example", plantedSecret) + `}`
 	everyCall := [][3]string{
 		{"POST", webhooksPath(tenant), whole}, {"PATCH", hooks[0], `{"endpoint":` + strings.Replace(endpoint("https://receiver.example", plantedSecret), "headers", "addHeaders", 1) + `}`},
-		{"GET", hooks[0], ""}, {"GET", webhooksPath(tenant) + "/list", ""}, {"PATCH", hooks[0] + "/unsuspend", ""}, {"POST", hooks[0] + "/ping", ""}, {"DELETE", hooks[0], ""},
+		{"GET", hooks[0], ""}, {"GET", webhooksPath(tenant) + "/list", ""}, {"PATCH", hooks[0] + "/suspend", ""}, {"PATCH", hooks[0] + "/unsuspend", ""}, {"POST", hooks[0] + "/ping", ""}, {"DELETE", hooks[0], ""},
 		{"GET", hooks[0] + "/diverted", ""}, {"GET", hooks[0] + "/diverted/" + ulid.Make().String(), ""}, {"POST", hooks[0] + "/diverted/" + ulid.Make().String() + "/resend", ""},
 		{"DELETE", hooks[0] + "/diverted/" + ulid.Make().String(), ""},
 		{"GET", hooks[0] + "/diverted?extended=true", ""}, {"GET", hooks[0] + "/diverted/" + ulid.Make().String() + "?extended=true", ""}, {"GET", hooks[0] + "/pending", ""},

@@ -172,6 +172,13 @@ func (w *watched) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, di
 	return w.Store.DeleteWebhook(ctx, key, discard)
 }
 
+func (w *watched) Suspend(ctx context.Context, key diverted.WebhookKey) error {
+	if err := w.called(); err != nil {
+		return err
+	}
+	return w.Store.Suspend(ctx, key)
+}
+
 func (w *watched) Unsuspend(ctx context.Context, key diverted.WebhookKey) error {
 	if err := w.called(); err != nil {
 		return err

@@ -186,7 +186,7 @@ func (a asking) of(t town) *httptest.ResponseRecorder {
 // calls are the names of what randomly makes up.
 var calls = []string{
 	"list diverted", "fetch diverted", "fetch extended", "resend", "resend all", "delete diverted", "delete all", "divert all", "list pending", "expunge", "stats", "tenant stats",
-	"create", "fetch", "list", "update", "delete", "discard", "unsuspend", "ping", "publish",
+	"create", "fetch", "list", "update", "delete", "discard", "suspend", "unsuspend", "ping", "publish",
 }
 
 // randomly makes up a call: any route, any token, and locators of one's own, of the other, or of nobody.
@@ -259,6 +259,8 @@ func randomly(rnd *rand.Rand, tokens []string, grants map[string]grant) (string,
 		set("DELETE", one()+pick("", "?discard=false"), "", httpapi.WebhooksWrite)
 	case "discard":
 		set("DELETE", one()+"?discard=true", "", httpapi.WebhooksWrite, httpapi.DivertedDelete)
+	case "suspend":
+		set("PATCH", one()+"/suspend", "", httpapi.WebhooksWrite)
 	case "unsuspend":
 		set("PATCH", one()+"/unsuspend", "", httpapi.WebhooksWrite)
 	case "ping":

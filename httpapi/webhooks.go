@@ -95,6 +95,13 @@ func discardPermissions(query url.Values) []Permission {
 	return nil
 }
 
+func (h *Handler) suspendWebhook(c *call) (answer, error) {
+	if err := h.config.Webhooks.Suspend(c.r.Context(), c.webhookKey()); err != nil {
+		return answer{}, err
+	}
+	return answer{status: http.StatusNoContent}, nil
+}
+
 func (h *Handler) unsuspendWebhook(c *call) (answer, error) {
 	if err := h.config.Webhooks.Unsuspend(c.r.Context(), c.webhookKey()); err != nil {
 		return answer{}, err

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -331,6 +332,23 @@ func TestDeleteOfAWebhookThatHasEventsIsRefusedUnlessTheyAreDiscarded(t *testing
 	a.is.Equal(a.do("DELETE", webhookPath(key), "").StatusCode, 204)
 }
 
+func TestSuspendIs204AlsoWhenItWasSuspendedAlready(t *testing.T) {
+	a := newAPI(t)
+	_, key := a.create(plainEndpoint)
+	var since string
+	for range 2 {
+		res := a.do("PATCH", webhookPath(key)+"/suspend", "")
+		a.is.Equal(res.StatusCode, 204)
+		a.is.Equal(res.body, "")
+		w := a.read(a.do("GET", webhookPath(key), ""))
+		a.is.True(w.Suspended)
+		since = cmp.Or(since, *w.SuspendedAt)
+		a.is.Equal(*w.SuspendedAt, since)
+	}
+	a.is.Equal(a.do("PATCH", webhookPath(key)+"/suspend?force=1", "").code(), "invalid_parameter")
+	a.is.Equal(a.do("PATCH", webhookPath(diverted.WebhookKey{Tenant: tenant, Webhook: locator(99)})+"/suspend", "").StatusCode, 404)
+}
+
 func TestUnsuspendIs204AlsoWhenItWasNotSuspended(t *testing.T) {
 	a := newAPI(t)
 	_, key := a.create(plainEndpoint)
@@ -458,7 +476,7 @@ func TestUnknownAndForeignWebhooksAreAnsweredInTheSameBytes(t *testing.T) {
 	a.divert(theirs, 8)
 	for _, m := range []struct{ method, suffix, body string }{
 		{"GET", "", ""}, {"PATCH", "", `{"name":"mine"}`}, {"PATCH", "", `{"name":""}`}, {"DELETE", "", ""}, {"DELETE", "?discard=true", ""},
-		{"PATCH", "/unsuspend", ""}, {"POST", "/ping", ""},
+		{"PATCH", "/suspend", ""}, {"PATCH", "/unsuspend", ""}, {"POST", "/ping", ""},
 	} {
 		unknown := a.do(m.method, webhookPath(diverted.WebhookKey{Tenant: tenant, Webhook: locator(90)})+m.suffix, m.body)
 		their := a.do(m.method, webhookPath(diverted.WebhookKey{Tenant: tenant, Webhook: theirs.Webhook})+m.suffix, m.body)
@@ -478,7 +496,7 @@ func TestRoutesExistOnlyWhereTheirFieldsAreSet(t *testing.T) {
 	key := diverted.WebhookKey{Tenant: tenant, Webhook: locator(1)}
 	for _, m := range []struct{ method, path string }{
 		{"POST", webhooksPath(tenant)}, {"GET", webhooksPath(tenant) + "/list"}, {"GET", webhookPath(key)}, {"PATCH", webhookPath(key)}, {"DELETE", webhookPath(key)},
-		{"PATCH", webhookPath(key) + "/unsuspend"}, {"POST", webhookPath(key) + "/ping"}, {"POST", "/event/" + tenant.String() + "/events"},
+		{"PATCH", webhookPath(key) + "/suspend"}, {"PATCH", webhookPath(key) + "/unsuspend"}, {"POST", webhookPath(key) + "/ping"}, {"POST", "/event/" + tenant.String() + "/events"},
 	} {
 		a.is.Equal(a.do(m.method, m.path, `{}`).code(), "no_route")
 	}

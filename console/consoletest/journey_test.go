@@ -120,6 +120,36 @@ func TestOperatorGoesOnAfterAStepThatFailed(t *testing.T) {
 	b.quiet("the server responded with a status of 409") // which was shown
 }
 
+// A customer asks for a break, and sends word when it is over.
+func TestOperatorSuspendsAWebhookForAWhile(t *testing.T) {
+	is := is.New(t)
+	s, b := newService(t), newBrowser(t)
+	s.answer.Store(http.StatusOK)
+	billing := s.webhook("billing")
+	b.open(s.webhookAddress(billing))
+	b.follow("Suspend")
+	b.sees("Suspend this webhook?", "billing", "Nothing more is attempted", "is held until it is unsuspended")
+	b.follow("Cancel")
+	b.sees("active")
+	b.follow("Suspend")
+	b.follow("Suspend the webhook")
+	b.sees("The webhook is suspended", "Nothing is attempted.")
+	is.True(!strings.Contains(b.text(), "Suspend …"))
+
+	event, err := diverted.NewEvent("order.paid", "o-1234")
+	is.NoErr(err)
+	message, err := diverted.NewMessage(s.tenant, billing.Locator, event)
+	is.NoErr(err)
+	_, err = s.store.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message}})
+	is.NoErr(err)
+	b.reloadUntil("1 delivery is waiting")
+	is.Equal(len(s.counts()), 0)
+	b.follow("Unsuspend")
+	b.sees("The webhook is active again")
+	b.until(func() bool { return s.counts()[event.Locator.String()] == 1 })
+	b.quiet()
+}
+
 // A locator is pasted from a log, often with a blank or two of what was around it.
 func TestOperatorPastesALocator(t *testing.T) {
 	s, b := newService(t), newBrowser(t)

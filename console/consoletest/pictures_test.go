@@ -40,6 +40,7 @@ func TestPagesFitADeskAndAPhoneByDayAndByNight(t *testing.T) {
 		{"pending", webhook + "/pending"},
 		{"event", s.eventAddress(night.diverted)},
 		{"event-held", s.eventAddress(night.held)},
+		{"suspend", s.webhookAddress(healthy) + "/suspend"},
 		{"delete", s.eventAddress(night.diverted) + "/delete"},
 		{"bulk-plan", s.webhookAddress(healthy) + "/diverted/resend"},
 		{"bulk-running", s.webhookAddress(healthy) + "/diverted/resend?state=running&counted=1217&done=800"},
