@@ -48,8 +48,9 @@ type Stats struct {
 	Webhooks, Suspended, Disabled int
 	// SuspendedAt is since when a webhook, or the first of several, has been suspended; zero: none is.
 	SuspendedAt time.Time
-	// Pending counts deliveries on their way, Due those that are due now and could be attempted, claimed ones
-	// included.
+	// Pending counts deliveries on their way, Due those of them that are due now and whose webhook is active:
+	// claimed ones, and what waits for nothing but its turn or its webhook's pause (Retry-After), window or
+	// rate, which a store does not know of. So a single receiver that hangs may keep many due.
 	Pending, Due int
 	// OldestPending is when the oldest of them was accepted; zero: there is none.
 	OldestPending time.Time

@@ -91,7 +91,7 @@ func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.
 	}
 	offline := gauge("diverted.offline", "", "1 during an outage of this process's own network, else 0.")
 	pending := gauge("diverted.pending.deliveries", "{delivery}", "Deliveries on their way, or held.")
-	due := gauge("diverted.due.deliveries", "{delivery}", "Deliveries that are due now and could be attempted.")
+	due := gauge("diverted.due.deliveries", "{delivery}", "Deliveries of active webhooks that are due now, also what waits for its webhook's pause or room.")
 	events := gauge("diverted.events", "{event}", "Diverted events.")
 	webhooks := gauge("diverted.webhooks", "{webhook}", "Webhooks.")
 	suspended := gauge("diverted.suspended.webhooks", "{webhook}", "Webhooks that are suspended.")

@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	_ "embed"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,8 +20,12 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
 )
 
 // TestMain makes this binary the server itself when a test asks for it.
@@ -169,10 +175,19 @@ func TestMetricsAreNotServedToWhoeverMayCallTheAPI(t *testing.T) {
 	is.Equal(answer.StatusCode, http.StatusNotFound)
 }
 
+// inText finds the query in a description: after a colon and before the last full stop.
+var inText = regexp.MustCompile(`: ([a-z]+[ (].*diverted_.*)\.$`)
+
+func alertRules(t *testing.T) *rulefmt.RuleGroups {
+	t.Helper()
+	rules, errs := rulefmt.ParseFile("../../../docs/alerts.yaml", false, model.LegacyValidation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+	is.New(t).Equal(len(errs), 0)
+	return rules
+}
+
 func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
 	is := is.New(t)
-	rules, errs := rulefmt.ParseFile("../../../docs/alerts.yaml", false, model.LegacyValidation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
-	is.Equal(len(errs), 0)
+	rules := alertRules(t)
 	families := scraped(t, "memory")
 	labels := map[string][]string{} // that a metric has, by its name
 	for name, family := range families {
@@ -183,8 +198,6 @@ func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
 			}
 		}
 	}
-	// Queries are in descriptions too, after a colon and before the last full stop.
-	inText := regexp.MustCompile(`: ([a-z]+[ (].*diverted_.*)\.$`)
 	checked := 0
 	check := func(query string) {
 		expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
@@ -194,7 +207,7 @@ func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
 			if !ok {
 				return nil
 			}
-			known, ok := labels[selector.Name]
+			known, ok := labels[strings.TrimSuffix(selector.Name, "_count")] // of a histogram
 			if !ok {
 				t.Errorf("%s: there is no metric %s", query, selector.Name)
 			}
@@ -221,7 +234,111 @@ func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
 		}
 	}
 	is.True(checked >= 10)
-	for _, must := range []string{"DivertedEventsGrowing", "DivertedPendingTooOld", "DivertedWebhookSuspended", "DivertedStoreSilent"} {
+	for _, must := range []string{"DivertedBacklogNotDraining", "DivertedDeliveriesWaiting", "DivertedEventsGrowing", "DivertedPendingTooOld", "DivertedWebhookSuspended", "DivertedStoreSilent"} {
 		is.True(slices.Contains(alerts, must))
+	}
+}
+
+// past is what was scraped each minute, by series; NaN: there was nothing yet.
+type past map[string]func(minute int) float64
+
+// found returns the series that a query finds three hours on.
+func (p past) found(t *testing.T, query string) (found []string) {
+	t.Helper()
+	is := is.New(t)
+	const now = 180
+	var all []storage.Series
+	for series, value := range p {
+		metric, err := parser.NewParser(parser.Options{}).ParseMetric(series)
+		is.NoErr(err)
+		var points []promql.FPoint
+		for minute := range now + 1 {
+			if v := value(minute); !math.IsNaN(v) {
+				points = append(points, promql.FPoint{T: int64(minute) * 60_000, F: v})
+			}
+		}
+		all = append(all, promql.NewStorageSeries(promql.Series{Metric: metric, Floats: points}))
+	}
+	scraped := &storage.MockQueryable{MockQuerier: &storage.MockQuerier{SelectMockFunction: func(_ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+		return &seriesSet{series: slices.DeleteFunc(slices.Clone(all), func(s storage.Series) bool {
+			return slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(s.Labels().Get(m.Name)) })
+		})}
+	}}}
+	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute, Parser: parser.NewParser(parser.Options{})})
+	defer engine.Close()
+	q, err := engine.NewInstantQuery(t.Context(), scraped, nil, query, time.UnixMilli(now*60_000))
+	is.NoErr(err)
+	defer q.Close()
+	vector, err := q.Exec(t.Context()).Vector()
+	is.NoErr(err)
+	for _, sample := range vector {
+		found = append(found, sample.Metric.String())
+	}
+	return found
+}
+
+type seriesSet struct {
+	storage.SeriesSet // has what is not asked for
+	series            []storage.Series
+	next              int
+}
+
+func (s *seriesSet) Next() bool                        { s.next++; return s.next <= len(s.series) }
+func (s *seriesSet) At() storage.Series                { return s.series[s.next-1] }
+func (s *seriesSet) Err() error                        { return nil }
+func (s *seriesSet) Warnings() annotations.Annotations { return nil }
+
+// A customer's receiver that hangs wakes nobody, and a service that stands still does.
+func TestAlertsTellABadCustomerFromAServiceThatStandsStill(t *testing.T) {
+	var critical, warning, which string
+	for _, rule := range alertRules(t).Groups[0].Rules {
+		switch rule.Alert {
+		case "DivertedBacklogNotDraining":
+			critical = rule.Expr
+		case "DivertedDeliveriesWaiting":
+			warning, which = rule.Expr, inText.FindStringSubmatch(rule.Annotations["description"])[1]
+		}
+	}
+	level := func(n float64) func(int) float64 { return func(int) float64 { return n } }
+	rises := func(minute int) float64 { return float64(minute) }
+	since := func(first int, n float64) func(int) float64 { // appears with what it counts first
+		return func(minute int) float64 {
+			if minute < first {
+				return math.NaN()
+			}
+			return n
+		}
+	}
+	const (
+		due   = `diverted_due_deliveries{job="a",instance="1"}`
+		good  = `diverted_delivery_duration_seconds_count{job="a",instance="1",diverted_webhook_id="good"}`
+		fresh = `diverted_delivery_duration_seconds_count{job="a",instance="2",diverted_webhook_id="fresh"}`
+		other = `diverted_delivery_duration_seconds_count{job="b",instance="3",diverted_webhook_id="good"}`
+		retry = `diverted_settled_deliveries_total{job="a",instance="1",diverted_webhook_id="%s",diverted_outcome="retried",error_type="timeout"}`
+	)
+	hangs, flaky, once := fmt.Sprintf(retry, "hangs"), fmt.Sprintf(retry, "good"), fmt.Sprintf(retry, "once")
+	for what, c := range map[string]struct {
+		past
+		critical, warning bool
+		which             []string
+	}{
+		"all is well":                        {past: past{due: level(12), good: rises}},
+		"a receiver hangs":                   {past: past{due: level(1490), good: rises, hangs: rises, flaky: rises, once: level(3)}, warning: true, which: []string{"hangs"}},
+		"a receiver asked for an hour":       {past: past{due: level(1490), good: rises, hangs: since(150, 1)}, warning: true, which: []string{"hangs"}},
+		"the first of a webhook got through": {past: past{due: level(1490), good: level(90), fresh: since(170, 1)}, warning: true},
+		"the service stands still":           {past: past{due: level(1490), good: level(90), other: rises}, critical: true, warning: true},
+		"nothing was ever delivered":         {past: past{due: level(1490)}, critical: true, warning: true},
+		"nothing is to be done":              {past: past{due: level(0), good: level(90)}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			is := is.New(t)
+			is.Equal(len(c.found(t, critical)) > 0, c.critical)
+			is.Equal(len(c.found(t, warning)) > 0, c.warning)
+			var found []string
+			for _, series := range c.found(t, which) {
+				found = append(found, strings.TrimSuffix(strings.TrimPrefix(series, `{diverted_webhook_id="`), `"}`))
+			}
+			is.Equal(found, c.which)
+		})
 	}
 }
