@@ -108,7 +108,8 @@ func AsideOnRequest(now time.Time) Failure {
 
 // BulkResult is what a step of a [BulkStore] did.
 type BulkResult struct {
-	// Matched counts the events that the step selected; Done, 0 in a dry run, those that it changed.
+	// Matched counts the events that the step selected; Done, 0 in a dry run, those that it changed: not those
+	// without a body, and not those that somebody else changed between their selection and their turn.
 	Matched, Done int
 	// More says that there may be further ones: the next step takes this After and Before. After is the last
 	// event that was selected, or the request's if none was.

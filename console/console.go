@@ -29,9 +29,9 @@
 //
 // # Who may do what
 //
-// The console asks the authorizer of package httpapi for the same permissions that the API's routes need, and
-// shows no button that would be refused. Seeing webhooks takes webhooks:read and webhooks:list, diverted events
-// diverted-events:read and diverted-events:list, and the body of one diverted-events:payload as well.
+// The console asks [Config.Authorize] for the same permissions that the API's routes need, and shows no button that
+// would be refused. Seeing webhooks takes webhooks:read and webhooks:list, diverted events diverted-events:read and
+// diverted-events:list, and the body of one diverted-events:payload as well.
 //
 // Whatever changes something is a POST, and refused if a browser says that it comes from another origin (see
 // [http.CrossOriginProtection]). Pages carry a Content-Security-Policy that runs no script but the console's own
@@ -65,9 +65,10 @@ type Config struct {
 	Store diverted.Store
 
 	// Authorize says whether the request has these permissions, all of them, within the tenant, as
-	// [httpapi.Config.Authorize] does; it can be the same function. Required; [httpapi.AllowAll] lets everybody do
-	// everything. A page calls it several times, once for each thing that it might show or offer; it must not read
-	// the request's body.
+	// [httpapi.Config.Authorize] does. Required; [httpapi.AllowAll] lets everybody do everything. If customers call
+	// the API, give the console a function of its own, for operators: with the API's, customers can open the
+	// console for their tenant. A page calls it several times, once for each thing that it might show or offer; it
+	// must not read the request's body.
 	Authorize func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error
 
 	// Challenge is the header WWW-Authenticate of a 401. Empty: Bearer, as in package httpapi. With Basic and a

@@ -13,7 +13,7 @@ import (
 	"github.com/divertedevents/diverted/httpapi"
 )
 
-// A host mounts the console beside the API, and has one function say who may do what.
+// A host mounts the console beside the API. Only its operators call either, so one function says who may do what.
 func ExampleNew() {
 	store := diverted.NewMemoryStore()
 	defer store.Close()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 
 	"github.com/divertedevents/diverted"
@@ -141,4 +142,89 @@ func ExampleConfig_webhooks() {
 	// {"locator":"01JDCPY00000000000000000E1","deliveries":1}
 	// eventTypes: must be 1 to 100 entries, was 0
 	// endpoint.url: must begin with http:// or https://
+}
+
+// rules are a host's own for webhooks, beside those of the library.
+type rules struct {
+	diverted.WebhookStore
+	most int // webhooks of a tenant
+}
+
+func (r rules) CreateWebhook(ctx context.Context, w diverted.Webhook) (diverted.Webhook, error) {
+	if err := r.check(w); err != nil {
+		return w, err
+	}
+	// Two that are created at the same moment may both pass, which a plan bears.
+	last, err := r.ListWebhooks(ctx, diverted.WebhookQuery{Tenant: w.Tenant, Offset: r.most - 1, Limit: 1})
+	if err != nil {
+		return w, err
+	}
+	if len(last.Webhooks) > 0 {
+		return w, &diverted.InvalidError{Fields: []diverted.FieldError{{Detail: fmt.Sprintf("the plan has room for %d", r.most)}}}
+	}
+	return r.WebhookStore.CreateWebhook(ctx, w)
+}
+
+func (r rules) UpdateWebhook(ctx context.Context, w diverted.Webhook) (diverted.Webhook, error) {
+	if err := r.check(w); err != nil {
+		return w, err
+	}
+	return r.WebhookStore.UpdateWebhook(ctx, w)
+}
+
+func (r rules) check(w diverted.Webhook) error {
+	var fields []diverted.FieldError
+	check := func(path string, e diverted.Endpoint) {
+		u, err := url.Parse(e.URL)
+		if err != nil || u.Scheme != "https" {
+			fields = append(fields, diverted.FieldError{Path: path, Detail: "must begin with https://"})
+		} else if host := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."); strings.HasSuffix("."+host, ".acme.example") {
+			fields = append(fields, diverted.FieldError{Path: path, Detail: "must not be a host of ours"})
+		}
+	}
+	check("endpoint.url", w.Endpoint)
+	if w.FailureHandling != nil && w.FailureHandling.Alert != nil {
+		check("failureHandling.alertEndpoint.url", *w.FailureHandling.Alert)
+	}
+	if fields != nil {
+		return &diverted.InvalidError{Fields: fields}
+	}
+	return nil
+}
+
+// Customers manage their webhooks over the API, by the host's own rules.
+func ExampleConfig_rules() {
+	store := diverted.NewMemoryStore()
+	defer store.Close()
+	api, err := httpapi.New(httpapi.Config{Diverted: store, Webhooks: rules{store, 1}, Authorize: httpapi.AllowAll})
+	if err != nil {
+		panic(err)
+	}
+	webhooks := "/event/" + uuid.NewString() + "/webhooks"
+	ask := func(method, path, body string) (answer struct {
+		Locator, Code string
+		Errors        []struct{ Path, Detail string }
+	}) {
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		api.ServeHTTP(w, r)
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+			panic(err)
+		}
+		fmt.Println(w.Code, answer.Code, answer.Errors)
+		return answer
+	}
+	create := func(url string) string {
+		return ask("POST", webhooks, `{"name":"orders","enabled":true,"eventTypes":["*"],"endpoint":{"url":"`+url+`"}}`).Locator
+	}
+	create("http://receiver.example")
+	created := create("https://receiver.example")
+	create("https://another.example")
+	ask("PATCH", webhooks+"/"+created, `{"failureHandling":{"alertEndpoint":{"url":"https://api.acme.example"}}}`)
+	// Output:
+	// 400 invalid_body [{endpoint.url must begin with https://}]
+	// 200  []
+	// 400 invalid_body [{ the plan has room for 1}]
+	// 400 invalid_body [{failureHandling.alertEndpoint.url must not be a host of ours}]
 }

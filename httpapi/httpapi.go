@@ -137,7 +137,8 @@ type Config struct {
 	// matched but not done.
 	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
-	// Webhooks keeps webhooks. A [diverted.Store] is one. Nil: the webhook routes do not exist.
+	// Webhooks keeps webhooks. A [diverted.Store] is one; one of yours that wraps it can refuse what breaks your own
+	// rules, by a [diverted.InvalidError]. Nil: the webhook routes do not exist.
 	Webhooks diverted.WebhookStore
 
 	// Publisher publishes events. A [diverted.Dispatcher] is one. Nil: the event route does not exist.
