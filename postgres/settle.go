@@ -22,6 +22,8 @@ import (
 const pushed = `CASE WHEN d.failure IS NULL THEN d.earlier
 	ELSE (array_append(d.earlier, d.failure))[greatest(coalesce(array_length(d.earlier, 1), 0) - 17, 1):] END`
 
+var _ = [1]int{}[diverted.MaxFailures-3-17] // does not compile once the two differ
+
 const (
 	deleteSettled = `
 		DELETE FROM diverted.deliveries d
