@@ -170,7 +170,7 @@ func forget(ctx context.Context, store diverted.WebhookStore, tenant uuid.UUID) 
 			return err
 		}
 		for _, webhook := range page.Webhooks {
-			err := store.DeleteWebhook(ctx, webhook.Key(), true) // with all that it has
+			err := store.DeleteWebhook(ctx, webhook.Key(), true) // and all that is pending or diverted
 			if err != nil && !errors.Is(err, diverted.ErrNotFound) {
 				return err
 			}
