@@ -14,6 +14,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // bulk is something that is done to many events of a webhook: first counted, then done, both in steps that the browser
@@ -151,9 +152,9 @@ func (c *call) progress() (progress, error) {
 	switch p.State {
 	case counting, running, finished:
 	default:
-		f.add("state", "must be running, finished or left out")
+		f.Add("state", "must be running, finished or left out")
 	}
-	return p, f.err(errParameter)
+	return p, f.Err(errParameter)
 }
 
 // fromOwnPage says whether a page of this origin led here. Over plain HTTP browsers send no Sec-Fetch-Site, but the address of
@@ -308,9 +309,7 @@ func (b *bulk) step(c *call) (answer, error) {
 		return answer{}, err
 	}
 	if p.State != running { // a form that lost its fields must not empty a webhook
-		var f faults
-		f.add("state", "must be running")
-		return answer{}, f.err(errParameter)
+		return answer{}, requests.Fault(errParameter, "state", "must be running")
 	}
 	result, err := b.run(c, p.Request)
 	if err != nil {

@@ -41,8 +41,6 @@ package console
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -56,6 +54,7 @@ import (
 	"github.com/divertedevents/diverted/internal/hostresend"
 	"github.com/divertedevents/diverted/internal/pings"
 	"github.com/divertedevents/diverted/internal/reports"
+	"github.com/divertedevents/diverted/internal/requests"
 	"github.com/divertedevents/diverted/internal/routes"
 )
 
@@ -162,16 +161,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
 	c := &call{h: h, w: w, r: r, now: time.Now(), root: "./"}
 	defer func() {
-		v := recover()
-		if v == nil {
-			return
+		if c.report().Recovered(h.log, "console", recover()) {
+			c.allowed = false
+			a = c.problem(errPanicked)
 		}
-		if v == http.ErrAbortHandler {
-			panic(v)
-		}
-		c.report().Panicked(h.log, "console", v)
-		c.allowed = false
-		a = c.problem(errPanicked)
 	}()
 	a, err := h.serve(c)
 	if err == nil {
@@ -245,19 +238,9 @@ func (c *call) key() diverted.Key {
 	return diverted.Key{Tenant: c.tenant, Webhook: c.webhook, Event: c.event}
 }
 
-// authorize asks the host. An error that is neither of the two it may give is unforeseen, whatever it wraps.
+// authorize asks the host.
 func (c *call) authorize(permissions ...httpapi.Permission) error {
-	err := c.h.config.Authorize(c.r, c.tenant, permissions...)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, httpapi.ErrUnauthenticated):
-		return httpapi.ErrUnauthenticated
-	case errors.Is(err, httpapi.ErrForbidden):
-		return httpapi.ErrForbidden
-	default:
-		return fmt.Errorf("console: Authorize: %v", err)
-	}
+	return requests.Refusal("console", c.h.config.Authorize(c.r, c.tenant, permissions...), httpapi.ErrUnauthenticated, httpapi.ErrForbidden)
 }
 
 // may says whether the caller has these permissions, for what a page shows or offers beyond what it needs.

@@ -1,6 +1,9 @@
 package console
 
-import "github.com/divertedevents/diverted/internal/locators"
+import (
+	"github.com/divertedevents/diverted/internal/locators"
+	"github.com/divertedevents/diverted/internal/requests"
+)
 
 // homeView is the page that asks for a tenant.
 type homeView struct{ frame }
@@ -13,9 +16,7 @@ func (c *call) home() (answer, error) {
 	}
 	tenant, ok := locators.ParseUUID(s)
 	if !ok {
-		var f faults
-		f.add("tenant", locators.UUIDRule)
-		return answer{}, f.err(errParameter)
+		return answer{}, requests.Fault(errParameter, "tenant", locators.UUIDRule)
 	}
 	c.tenant = tenant
 	return seeOther(c.webhooksLink()), nil

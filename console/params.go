@@ -13,6 +13,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/locators"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // maxForm is the size of a form, in bytes.
@@ -25,6 +26,9 @@ const maxNamed = 64
 // send what was not filled in.
 type values map[string]string
 
+// faults collects what is wrong with a request, so that all of it is told at once.
+type faults = requests.Faults
+
 // readQuery parses the query, or the form of a POST, and refuses names that the route does not have or that are
 // given twice: a misspelt name must not change what a request means.
 func (c *call) readQuery() error {
@@ -32,7 +36,7 @@ func (c *call) readQuery() error {
 	given, err := url.ParseQuery(c.r.URL.RawQuery)
 	if c.r.Method == http.MethodPost && err == nil {
 		if len(given) > 0 {
-			f.add("query", "must be empty: a change is read from its form alone")
+			f.Add("query", "must be empty: a change is read from its form alone")
 		}
 		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
 		err = c.r.ParseForm()
@@ -43,8 +47,8 @@ func (c *call) readQuery() error {
 		return errTooLarge
 	}
 	if err != nil {
-		f.add("query", "must be name=value pairs, separated by & and percent-encoded")
-		return f.err(errParameter)
+		f.Add("query", "must be name=value pairs, separated by & and percent-encoded")
+		return f.Err(errParameter)
 	}
 	c.query = values{}
 	for name, list := range given {
@@ -53,14 +57,14 @@ func (c *call) readQuery() error {
 			if len(name) > maxNamed {
 				name = strings.ToValidUTF8(name[:maxNamed], "") // without the half of a character at its end
 			}
-			f.add("query", "this page has no parameter “%s”", visible(name))
+			f.Add("query", "this page has no parameter “%s”", visible(name))
 		case len(list) > 1:
-			f.add(name, "must be given once, was given %d times", len(list))
+			f.Add(name, "must be given once, was given %d times", len(list))
 		case list[0] != "":
 			c.query[name] = list[0]
 		}
 	}
-	return f.err(errParameter)
+	return f.Err(errParameter)
 }
 
 // number reads a parameter: decimal digits alone; absent: 0.
@@ -71,7 +75,7 @@ func (v values) number(f *faults, name string, most int) int {
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 0 || n > most {
-		f.add(name, "must be a number from 0 to %d", most)
+		f.Add(name, "must be a number from 0 to %d", most)
 		return 0
 	}
 	return n
@@ -85,7 +89,7 @@ func (v values) locator(f *faults, name string) ulid.ULID {
 	}
 	id, ok := locators.ParseULID(s)
 	if !ok {
-		f.add(name, locators.ULIDRule)
+		f.Add(name, locators.ULIDRule)
 	}
 	return id
 }
@@ -103,7 +107,7 @@ func (v values) moment(f *faults, name string) time.Time {
 			return t.Add(time.Millisecond - 1).Truncate(time.Millisecond).UTC()
 		}
 	}
-	f.add(name, "must be a date and a time since 1970, such as 2026-11-23T17:58Z")
+	f.Add(name, "must be a date and a time since 1970, such as 2026-11-23T17:58Z")
 	return time.Time{}
 }
 
@@ -115,7 +119,7 @@ func (v values) filter(f *faults) diverted.DivertedFilter {
 		Since:     v.moment(f, "since"),
 		Until:     v.moment(f, "until"),
 	}
-	f.merge(filter.Validate())
+	f.Merge("", filter.Validate())
 	return filter
 }
 

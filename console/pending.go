@@ -31,7 +31,7 @@ type pendingRow struct {
 func (c *call) listPending() (answer, error) {
 	var f faults
 	after := c.query.locator(&f, "after")
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	w, known, err := c.fetchWebhook()

@@ -9,6 +9,7 @@ import (
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
 	"github.com/divertedevents/diverted/internal/hostresend"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // What can be wrong with a request before a store is asked.
@@ -21,12 +22,6 @@ var (
 	errTooOften    = errors.New("too often")
 	errPanicked    = errors.New("panic")
 )
-
-// methodError is an errMethod that knows which methods there are.
-type methodError struct{ allow string }
-
-func (e methodError) Error() string { return errMethod.Error() }
-func (e methodError) Unwrap() error { return errMethod }
 
 // problem is how an error is shown.
 type problem struct {
@@ -116,10 +111,7 @@ func (c *call) problem(err error) answer {
 	if p.retryAfter > 0 {
 		header.Set("Retry-After", fmt.Sprint(p.retryAfter))
 	}
-	var method methodError
-	if errors.As(err, &method) {
-		header.Set("Allow", method.allow)
-	}
+	requests.SetHeader(header, err)
 	if p.status == http.StatusUnauthorized {
 		header.Set("WWW-Authenticate", c.h.config.Challenge)
 	}
@@ -145,27 +137,4 @@ func (c *call) withPlace(f *frame, status int) {
 		name = w.Name
 	}
 	f.withWebhook(c, name)
-}
-
-// faults collects what is wrong with a request, so that all of it is told at once.
-type faults struct{ fields []diverted.FieldError }
-
-func (f *faults) add(path, format string, args ...any) {
-	f.fields = append(f.fields, diverted.FieldError{Path: path, Detail: fmt.Sprintf(format, args...)})
-}
-
-// merge adds the faults of an [diverted.InvalidError].
-func (f *faults) merge(err error) {
-	var invalid *diverted.InvalidError
-	if errors.As(err, &invalid) {
-		f.fields = append(f.fields, invalid.Fields...)
-	}
-}
-
-// err returns the faults as an error that is kind, nil if there are none.
-func (f *faults) err(kind error) error {
-	if len(f.fields) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", kind, &diverted.InvalidError{Fields: f.fields})
 }

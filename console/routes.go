@@ -4,10 +4,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/oklog/ulid/v2"
-
 	"github.com/divertedevents/diverted/httpapi"
-	"github.com/divertedevents/diverted/internal/locators"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // route is one method of one path.
@@ -89,7 +87,7 @@ func (h *Handler) find(c *call) (*route, map[string]string, error) {
 	}
 	c.root = "./" + strings.Repeat("../", match.Segments-1)
 	if match.Route == nil {
-		return nil, nil, methodError{allow: match.Allow}
+		return nil, nil, requests.OtherMethod(errMethod, match.Allow)
 	}
 	return match.Route, match.Values, nil
 }
@@ -97,22 +95,7 @@ func (h *Handler) find(c *call) (*route, map[string]string, error) {
 // readPath reads the parameters of the path.
 func (c *call) readPath(values map[string]string) error {
 	var f faults
-	if s, given := values["tenantLocator"]; given {
-		var ok bool
-		if c.tenant, ok = locators.ParseUUID(s); !ok {
-			f.add("tenantLocator", locators.UUIDRule)
-		}
-	}
-	locator := func(name string, into *ulid.ULID) {
-		if s, given := values[name]; given {
-			var ok bool
-			if *into, ok = locators.ParseULID(s); !ok {
-				f.add(name, locators.ULIDRule)
-			}
-		}
-	}
-	locator("webhookLocator", &c.webhook)
-	locator("eventLocator", &c.event)
+	c.tenant, c.webhook, c.event = requests.ReadPath(values, func(name, rule, _ string) { f.Add(name, "%s", rule) })
 	c.asset = values["asset"]
-	return f.err(errParameter)
+	return f.Err(errParameter)
 }

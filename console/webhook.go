@@ -148,7 +148,7 @@ func (c *call) showWebhook() (answer, error) {
 		hours = chartHours
 	}
 	filter, after := c.query.filter(&f), c.query.locator(&f, "after")
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	return c.webhookPage(filter, after, hours, nil)

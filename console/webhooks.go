@@ -129,7 +129,7 @@ func (c *call) listWebhooks() (answer, error) {
 	webhook := c.query.locator(&f, "webhook")
 	query := diverted.WebhookQuery{Tenant: c.tenant, Name: v.Name, After: c.query.locator(&f, "after"), Limit: webhooksPage}
 	if !utf8.ValidString(v.Name) || utf8.RuneCountInString(v.Name) > diverted.MaxNameLength {
-		f.add("name", "must be 1 to %d characters", diverted.MaxNameLength)
+		f.Add("name", "must be 1 to %d characters", diverted.MaxNameLength)
 	}
 	switch v.State {
 	case "":
@@ -140,13 +140,13 @@ func (c *call) listWebhooks() (answer, error) {
 	case "disabled":
 		query.Enabled = new(false)
 	default:
-		f.add("state", "must be active, suspended or disabled")
+		f.Add("state", "must be active, suspended or disabled")
 	}
 	if v.EventType != "" {
-		f.merge(diverted.DivertedFilter{EventType: v.EventType}.Validate())
+		f.Merge("", diverted.DivertedFilter{EventType: v.EventType}.Validate())
 		query.EventTypes = []string{v.EventType}
 	}
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"mime"
 	"net/http"
 	"slices"
@@ -15,7 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // The greatest sizes of a request's body, in bytes.
@@ -24,32 +23,25 @@ const (
 	maxEventBody = 256 << 10
 )
 
-// fault returns an error that is kind, with one fault of the request.
-func fault(kind error, path, format string, args ...any) error {
-	var f faults
-	f.add(path, format, args...)
-	return f.err(kind)
-}
-
 // readBody returns the body of a request: one JSON value, of the right type and size.
 func (c *call) readBody(limit int64) (json.RawMessage, error) {
 	mediaType, params, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
 	charset, hasCharset := params["charset"]
 	switch {
 	case err != nil || mediaType != "application/json" || hasCharset && !strings.EqualFold(charset, "utf-8"):
-		return nil, fault(errMediaType, "Content-Type", "must be application/json")
+		return nil, requests.Fault(errMediaType, "Content-Type", "must be application/json")
 	case c.r.Header.Get("Content-Encoding") != "":
-		return nil, fault(errMediaType, "Content-Encoding", "must be absent")
+		return nil, requests.Fault(errMediaType, "Content-Encoding", "must be absent")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, fault(errTooLarge, "body", "must be at most %d bytes", limit)
+		return nil, requests.Fault(errTooLarge, "body", "must be at most %d bytes", limit)
 	case err != nil:
-		return nil, fault(errMalformed, "body", "must come whole")
+		return nil, requests.Fault(errMalformed, "body", "must come whole")
 	case !utf8.Valid(body):
-		return nil, fault(errMalformed, "body", "must be UTF-8")
+		return nil, requests.Fault(errMalformed, "body", "must be UTF-8")
 	}
 	var value json.RawMessage
 	decoder := json.NewDecoder(bytes.NewReader(body))
@@ -59,10 +51,10 @@ func (c *call) readBody(limit int64) (json.RawMessage, error) {
 		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 			at = syntax.Offset
 		}
-		return nil, fault(errMalformed, "body", "must be a JSON value, and is none at byte %d", at)
+		return nil, requests.Fault(errMalformed, "body", "must be a JSON value, and is none at byte %d", at)
 	}
 	if rest := body[decoder.InputOffset():]; len(bytes.TrimLeft(rest, " \t\r\n")) > 0 {
-		return nil, fault(errMalformed, "body", "must end with its JSON value, at byte %d", decoder.InputOffset())
+		return nil, requests.Fault(errMalformed, "body", "must end with its JSON value, at byte %d", decoder.InputOffset())
 	}
 	return value, nil
 }
@@ -87,7 +79,7 @@ func readObject(f *faults, path string, raw json.RawMessage) *object {
 		return o
 	}
 	if kind(raw) != "an object" {
-		f.add(cmp.Or(path, "body"), "must be an object, was %s", kind(raw))
+		f.Add(cmp.Or(path, "body"), "must be an object, was %s", kind(raw))
 		return o
 	}
 	decoder := json.NewDecoder(bytes.NewReader(raw))
@@ -100,7 +92,7 @@ func readObject(f *faults, path string, raw json.RawMessage) *object {
 			panic("httpapi: valid JSON cannot be read") // readBody has read it
 		}
 		if _, twice := o.members[name]; twice {
-			f.add(o.at(name), "must be given once")
+			f.Add(o.at(name), "must be given once")
 			continue
 		}
 		o.members[name] = value
@@ -147,7 +139,7 @@ func (o *object) value(name, want string) (json.RawMessage, bool) {
 	case have == want:
 		return raw, true
 	case have != "null" || o.required[name]:
-		o.faults.add(o.at(name), "must be %s, was %s", want, have)
+		o.faults.Add(o.at(name), "must be %s, was %s", want, have)
 	}
 	return nil, false
 }
@@ -157,7 +149,7 @@ func (o *object) need(names ...string) {
 	for _, name := range names {
 		o.required[name] = true
 		if _, ok := o.members[name]; !ok {
-			o.faults.add(o.at(name), "is required")
+			o.faults.Add(o.at(name), "is required")
 		}
 	}
 }
@@ -166,7 +158,7 @@ func (o *object) need(names ...string) {
 func (o *object) end() {
 	for _, name := range o.names {
 		if !slices.Contains(o.known, name) {
-			o.faults.add(o.at(name), "is unknown; there are %s", strings.Join(o.known, ", "))
+			o.faults.Add(o.at(name), "is unknown; there are %s", strings.Join(o.known, ", "))
 		}
 	}
 }
@@ -195,7 +187,7 @@ func (o *object) integer(name string, least, most int) *int {
 	}
 	n, err := strconv.Atoi(string(raw))
 	if err != nil || n < least || n > most {
-		o.faults.add(o.at(name), "must be %d to %d, was %.32s", least, most, raw)
+		o.faults.Add(o.at(name), "must be %d to %d, was %.32s", least, most, raw)
 		return nil
 	}
 	return &n
@@ -214,7 +206,7 @@ func readTexts(f *faults, path string, raw json.RawMessage) []string {
 	texts := []string{}
 	for i, item := range *decode[[]json.RawMessage](raw) {
 		if have := kind(item); have != "a string" {
-			f.add(fmt.Sprintf("%s[%d]", path, i), "must be a string, was %s", have)
+			f.Add(fmt.Sprintf("%s[%d]", path, i), "must be a string, was %s", have)
 			texts = append(texts, "") // so that the others keep their places
 			continue
 		}
@@ -234,7 +226,7 @@ func (o *object) headers(name string) http.Header {
 	for _, header := range inner.names {
 		canonical := http.CanonicalHeaderKey(header)
 		if _, twice := headers[canonical]; twice {
-			o.faults.add(inner.at(header), "must be given once, in whatever case")
+			o.faults.Add(inner.at(header), "must be given once, in whatever case")
 		}
 		if values := inner.texts(header); values != nil {
 			headers[canonical] = values
@@ -259,50 +251,4 @@ func decode[T any](raw json.RawMessage) *T {
 		panic("httpapi: valid JSON cannot be read") // readBody has read it
 	}
 	return v
-}
-
-// merge adds the faults that a rule of package diverted finds, except where a fault is known already: a
-// member of the wrong type is not told again as one that is missing.
-func (f *faults) merge(prefix string, err error) {
-	var invalid *diverted.InvalidError
-	if !errors.As(err, &invalid) {
-		return
-	}
-	// One path is the other, or within it. Looked up, since a body can have tens of thousands of faults of both kinds.
-	known, around := map[string]bool{}, map[string]bool{}
-	for _, k := range f.fields {
-		known[k.Path] = true
-		for path := range enclosing(k.Path) {
-			around[path] = true
-		}
-	}
-	for _, field := range invalid.Fields {
-		field.Path = join(prefix, field.Path)
-		told := around[field.Path]
-		for path := range enclosing(field.Path) {
-			told = told || known[path]
-		}
-		if !told {
-			f.fields = append(f.fields, field)
-		}
-	}
-}
-
-func join(prefix, path string) string {
-	if prefix == "" || path == "" {
-		return prefix + path
-	}
-	return prefix + "." + path
-}
-
-// enclosing is a path and all that it is within.
-func enclosing(path string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for i := range len(path) {
-			if (path[i] == '.' || path[i] == '[') && !yield(path[:i]) {
-				return
-			}
-		}
-		yield(path)
-	}
 }

@@ -68,16 +68,16 @@ func (c *call) readStep() (diverted.BulkRequest, error) {
 		request.DryRun = *dryRun
 	}
 	all := c.flag(&f, "all")
-	if len(f.fields) == 0 {
+	if f.None() {
 		switch everything := all != nil && *all; {
 		case everything && !request.Filter.IsZero():
-			f.add("all", "contradicts the filter beside it")
+			f.Add("all", "contradicts the filter beside it")
 		case !everything && request.Filter.IsZero():
 			filters := slices.DeleteFunc(slices.Clone(c.route.query), func(name string) bool { return !slices.Contains(filterParameters, name) })
-			f.add("all", "must be true where there is no filter (%s)", strings.Join(filters, ", "))
+			f.Add("all", "must be true where there is no filter (%s)", strings.Join(filters, ", "))
 		default:
 			c.readCursor(&f, &request)
 		}
 	}
-	return request, f.err(errParameter)
+	return request, f.Err(errParameter)
 }

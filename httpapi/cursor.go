@@ -45,7 +45,7 @@ func (c *call) readCursor(f *faults, request *diverted.BulkRequest) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) != cursorSize+digestSize || b[0] != cursorVersion ||
 		!bytes.Equal(b[cursorSize:], c.digest(b[:cursorSize], *request)) {
-		f.add("after", "must be the next of the step before, with the same filter, was %s", quote(s))
+		f.Add("after", "must be the next of the step before, with the same filter, was %s", quote(s))
 		return
 	}
 	request.After = ulid.ULID(b[1:17])

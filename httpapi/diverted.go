@@ -24,7 +24,7 @@ func divertedResponse(e diverted.DivertedEvent) divertedEventResponse {
 func (h *Handler) fetchDiverted(c *call) (answer, error) {
 	var f faults
 	extended := c.flag(&f, "extended")
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	if extended != nil && *extended {
@@ -45,9 +45,9 @@ func (h *Handler) listDiverted(c *call) (answer, error) {
 		query.Failures = *extended
 	}
 	if query.Failures && query.Limit > maxExtended {
-		f.add("count", "must be a number from 1 to %d with extended=true, was %d", maxExtended, query.Limit)
+		f.Add("count", "must be a number from 1 to %d with extended=true, was %d", maxExtended, query.Limit)
 	}
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	page, err := h.config.Diverted.ListDiverted(c.r.Context(), query)

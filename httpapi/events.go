@@ -37,8 +37,8 @@ func (h *Handler) publishEvent(c *call) (answer, error) {
 	}
 	var f faults
 	event := readEvent(&f, raw)
-	f.merge("", event.Validate())
-	if err := f.err(errBody); err != nil {
+	f.Merge("", event.Validate())
+	if err := f.Err(errBody); err != nil {
 		return answer{}, err
 	}
 	results, err := h.config.Publisher.Publish(c.r.Context(), c.tenant, event)
@@ -70,7 +70,7 @@ func readEvent(f *faults, raw json.RawMessage) diverted.Event {
 		if s := o.text(name); s != nil {
 			id, ok := locators.ParseULID(*s)
 			if !ok {
-				f.add(name, "%s, was %s", locators.ULIDRule, quote(*s))
+				f.Add(name, "%s, was %s", locators.ULIDRule, quote(*s))
 				return
 			}
 			*into = id
@@ -81,13 +81,13 @@ func readEvent(f *faults, raw json.RawMessage) diverted.Event {
 	if s := o.text("userLocator"); s != nil {
 		id, ok := locators.ParseUUID(*s)
 		if !ok {
-			f.add("userLocator", "%s, was %s", locators.UUIDRule, quote(*s))
+			f.Add("userLocator", "%s, was %s", locators.UUIDRule, quote(*s))
 		}
 		event.UserLocator = id
 	}
 	if s := o.text("timestamp"); s != nil {
 		if err := event.Timestamp.UnmarshalText([]byte(*s)); err != nil {
-			f.add("timestamp", "must be a time as RFC 3339 writes it, such as 2026-11-23T17:58:00.000Z, was %s", quote(*s))
+			f.Add("timestamp", "must be a time as RFC 3339 writes it, such as 2026-11-23T17:58:00.000Z, was %s", quote(*s))
 		}
 	}
 	o.end()

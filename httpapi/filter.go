@@ -20,10 +20,10 @@ func (c *call) filter(f *faults) diverted.DivertedFilter {
 	}
 	for _, name := range []string{"trigger", "eventType"} {
 		if c.query.Has(name) && c.query.Get(name) == "" {
-			f.add(name, "must not be empty; leave it out to select all") // whoever names it does not mean all
+			f.Add(name, "must not be empty; leave it out to select all") // whoever names it does not mean all
 		}
 	}
-	f.merge("", filter.Validate())
+	f.Merge("", filter.Validate())
 	return filter
 }
 
@@ -41,7 +41,7 @@ func (c *call) moment(f *faults, name string) time.Time {
 		if strings.Contains(s, " ") {
 			hint = " (a + must be sent as %2B)"
 		}
-		f.add(name, "must be a time as RFC 3339 writes it, such as 2026-11-23T17:58:00.000Z, was %s%s", quote(s), hint)
+		f.Add(name, "must be a time as RFC 3339 writes it, such as 2026-11-23T17:58:00.000Z, was %s%s", quote(s), hint)
 		return time.Time{}
 	}
 	return t.Add(time.Millisecond - 1).Truncate(time.Millisecond).UTC()

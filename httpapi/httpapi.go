@@ -90,8 +90,6 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -100,6 +98,7 @@ import (
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/hostresend"
 	"github.com/divertedevents/diverted/internal/pings"
+	"github.com/divertedevents/diverted/internal/requests"
 	"github.com/divertedevents/diverted/internal/routes"
 	"github.com/google/uuid"
 )
@@ -235,15 +234,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) contained(w http.ResponseWriter, r *http.Request) (a answer) {
 	c := &call{r: r, w: w}
 	defer func() {
-		v := recover()
-		if v == nil {
-			return
+		if c.report().Recovered(h.log, "httpapi", recover()) {
+			a = h.problem(errPanicked)
 		}
-		if v == http.ErrAbortHandler {
-			panic(v)
-		}
-		c.report().Panicked(h.log, "httpapi", v)
-		a = h.problem(errPanicked)
 	}()
 	a, err := h.serve(c)
 	if err != nil {
@@ -296,18 +289,11 @@ func (e forbiddenError) Error() string {
 
 func (forbiddenError) Unwrap() error { return ErrForbidden }
 
-// permits asks the host. An error that is neither of the two it may give is unforeseen, whatever it wraps: a
-// token that was not found is no 404.
+// permits asks the host.
 func (h *Handler) permits(c *call, permissions ...Permission) error {
-	err := h.config.Authorize(c.r, c.tenant, permissions...)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, ErrUnauthenticated):
-		return ErrUnauthenticated
-	case errors.Is(err, ErrForbidden):
+	err := requests.Refusal("httpapi", h.config.Authorize(c.r, c.tenant, permissions...), ErrUnauthenticated, ErrForbidden)
+	if err == ErrForbidden {
 		return forbiddenError{permissions}
-	default:
-		return fmt.Errorf("httpapi: Authorize: %v", err)
 	}
+	return err
 }

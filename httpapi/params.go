@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/locators"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // quote shows a piece of a request in a problem: cut, and with nothing unprintable.
@@ -25,38 +27,15 @@ func quote(s string) string {
 }
 
 // faults collects what is wrong with a request, so that all of it is told at once.
-type faults struct{ fields []diverted.FieldError }
-
-func (f *faults) add(path, format string, args ...any) {
-	f.fields = append(f.fields, diverted.FieldError{Path: path, Detail: fmt.Sprintf(format, args...)})
-}
-
-// err returns the faults as an error that is kind, nil if there are none.
-func (f *faults) err(kind error) error {
-	if len(f.fields) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", kind, &diverted.InvalidError{Fields: f.fields})
-}
+type faults = requests.Faults
 
 // readPath reads the parameters of the path.
 func (c *call) readPath(values map[string]string) error {
 	var f faults
-	if s, ok := values["tenantLocator"]; ok {
-		if c.tenant, ok = locators.ParseUUID(s); !ok {
-			f.add("tenantLocator", "%s, was %s", locators.UUIDRule, quote(s))
-		}
-	}
-	locator := func(name string, into *ulid.ULID) {
-		if s, ok := values[name]; ok {
-			if *into, ok = locators.ParseULID(s); !ok {
-				f.add(name, "%s, was %s", locators.ULIDRule, quote(s))
-			}
-		}
-	}
-	locator("webhookLocator", &c.webhook)
-	locator("eventLocator", &c.event)
-	return f.err(errParameter)
+	c.tenant, c.webhook, c.event = requests.ReadPath(values, func(name, rule, value string) {
+		f.Add(name, "%s, was %s", rule, quote(value))
+	})
+	return f.Err(errParameter)
 }
 
 // readQuery parses the query and refuses names that the route does not have or that are given twice.
@@ -64,24 +43,19 @@ func (c *call) readQuery() error {
 	var f faults
 	values, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
-		f.add("query", "must be name=value pairs, separated by & and percent-encoded")
-		return f.err(errParameter)
+		f.Add("query", "must be name=value pairs, separated by & and percent-encoded")
+		return f.Err(errParameter)
 	}
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
 		switch {
 		case !slices.Contains(c.route.query, name):
-			f.add(parameterName(name), "is not a parameter of this route, %s", parametersOf(c.route))
+			f.Add(parameterName(name), "is not a parameter of this route, %s", parametersOf(c.route))
 		case len(values[name]) > 1:
-			f.add(name, "must be given once, was given %d times", len(values[name]))
+			f.Add(name, "must be given once, was given %d times", len(values[name]))
 		}
 	}
 	c.query = values
-	return f.err(errParameter)
+	return f.Err(errParameter)
 }
 
 // parameterName is a name of the caller's choice as a problem repeats it.
@@ -109,7 +83,7 @@ func (c *call) number(f *faults, name string, absent, least, most int) int {
 	s := c.query.Get(name)
 	n, err := strconv.Atoi(s)
 	if err != nil || strconv.Itoa(n) != s || n < least || n > most {
-		f.add(name, "must be a number from %d to %d, was %s", least, most, quote(s))
+		f.Add(name, "must be a number from %d to %d, was %s", least, most, quote(s))
 		return absent
 	}
 	return n
@@ -122,7 +96,7 @@ func (c *call) locator(f *faults, name string) ulid.ULID {
 	}
 	id, ok := locators.ParseULID(c.query.Get(name))
 	if !ok {
-		f.add(name, "%s, was %s", locators.ULIDRule, quote(c.query.Get(name)))
+		f.Add(name, "%s, was %s", locators.ULIDRule, quote(c.query.Get(name)))
 	}
 	return id
 }
@@ -136,7 +110,7 @@ func (c *call) flag(f *faults, name string) *bool {
 	case "true", "false":
 		return new(s == "true")
 	default:
-		f.add(name, "must be true or false, was %s", quote(s))
+		f.Add(name, "must be true or false, was %s", quote(s))
 		return nil
 	}
 }
@@ -145,7 +119,7 @@ func (c *call) flag(f *faults, name string) *bool {
 func (c *call) label(f *faults, name string) string {
 	s := c.query.Get(name)
 	if n := utf8.RuneCountInString(s); c.query.Has(name) && (n < 1 || n > diverted.MaxNameLength || !utf8.ValidString(s)) {
-		f.add(name, "must be 1 to %d characters", diverted.MaxNameLength)
+		f.Add(name, "must be 1 to %d characters", diverted.MaxNameLength)
 	}
 	return s
 }
@@ -157,11 +131,11 @@ func (c *call) eventTypes(f *faults, name string) []string {
 	}
 	types := strings.Split(c.query.Get(name), ",")
 	if len(types) > diverted.MaxEventTypes {
-		f.add(name, "must be 1 to %d event types, separated by commas, was %d", diverted.MaxEventTypes, len(types))
+		f.Add(name, "must be 1 to %d event types, separated by commas, was %d", diverted.MaxEventTypes, len(types))
 	}
 	for _, t := range types {
 		if t == "" || (diverted.DivertedFilter{EventType: t}).Validate() != nil {
-			f.add(name, "must be event types, each 1 to 128 of the characters A–Z a–z 0–9 . _ -, separated by commas, was %s", quote(t))
+			f.Add(name, "must be event types, each 1 to 128 of the characters A–Z a–z 0–9 . _ -, separated by commas, was %s", quote(t))
 			break
 		}
 	}

@@ -48,7 +48,7 @@ func (h *Handler) listPending(c *call) (answer, error) {
 	var f faults
 	query := diverted.DivertedQuery{Webhook: c.webhookKey()}
 	query.Offset, query.Limit, query.After = c.page(&f, diverted.MaxPage)
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	page, err := h.pending.ListPending(c.r.Context(), query)

@@ -3,14 +3,13 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/hostresend"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // What can be wrong with a request before a store is asked.
@@ -27,21 +26,6 @@ var (
 	errTooOften    = errors.New("too often")
 	errActive      = errors.New("webhook is active")
 )
-
-// methodError is an errMethod that knows which methods there are.
-type methodError struct{ allow string }
-
-func (e methodError) Error() string { return errMethod.Error() }
-func (e methodError) Unwrap() error { return errMethod }
-
-// retryError is an error that knows when the request may succeed.
-type retryError struct {
-	err   error
-	after time.Duration
-}
-
-func (e retryError) Error() string { return e.err.Error() }
-func (e retryError) Unwrap() error { return e.err }
 
 // problem is how an error is answered.
 type problem struct {
@@ -146,10 +130,7 @@ func (h *Handler) problem(err error) answer {
 	if p.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(p.retryAfter))
 	}
-	var retry retryError
-	if errors.As(err, &retry) {
-		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.after.Seconds()))))
-	}
+	requests.SetHeader(header, err)
 	var publish publishError
 	if errors.As(err, &publish) && p.status >= 500 {
 		body.Detail = "Repeat it with this locator: where it was accepted already that adds nothing."
@@ -158,10 +139,6 @@ func (h *Handler) problem(err error) answer {
 	var forbidden forbiddenError
 	if errors.As(err, &forbidden) {
 		body.Detail = forbidden.Error()
-	}
-	var method methodError
-	if errors.As(err, &method) {
-		header.Set("Allow", method.allow)
 	}
 	if p.status == http.StatusUnauthorized {
 		header.Set("WWW-Authenticate", h.config.Challenge)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/internal/reports"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // route is one method of one path.
@@ -102,7 +103,7 @@ func (h *Handler) find(r *http.Request) (*route, map[string]string, error) {
 	case !found:
 		return nil, nil, errNoRoute
 	case match.Route == nil:
-		return nil, nil, methodError{allow: match.Allow}
+		return nil, nil, requests.OtherMethod(errMethod, match.Allow)
 	default:
 		return match.Route, match.Values, nil
 	}

@@ -73,7 +73,7 @@ func byTrigger(counts map[diverted.Trigger]int) map[diverted.Trigger]int {
 func (h *Handler) stats(c *call) (stats diverted.Stats, hours bool, err error) {
 	var f faults
 	query := diverted.StatsQuery{Tenant: c.tenant, Webhook: c.webhook, Hours: c.number(&f, "hours", 0, 1, diverted.MaxStatsHours)}
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return diverted.Stats{}, false, err
 	}
 	stats, err = h.statistics.Stats(c.r.Context(), query)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/requests"
 	"github.com/oklog/ulid/v2"
 )
 
@@ -19,8 +20,8 @@ func (h *Handler) createWebhook(c *call) (answer, error) {
 	var f faults
 	webhook, shown := h.readCreateWebhook(&f, raw)
 	webhook.Tenant, webhook.Locator = c.tenant, ulid.Make()
-	f.merge("", webhook.Validate())
-	if err := f.err(errBody); err != nil {
+	f.Merge("", webhook.Validate())
+	if err := f.Err(errBody); err != nil {
 		return answer{}, err
 	}
 	webhook, err = h.config.Webhooks.CreateWebhook(c.r.Context(), webhook)
@@ -48,8 +49,8 @@ func (h *Handler) updateWebhook(c *call) (answer, error) {
 	}
 	var f faults
 	update := h.readUpdateWebhook(&f, raw)
-	f.merge("", updateFaults(update))
-	if err := f.err(errBody); err != nil {
+	f.Merge("", updateFaults(update))
+	if err := f.Err(errBody); err != nil {
 		return answer{}, err
 	}
 	for range maxUpdates {
@@ -61,8 +62,8 @@ func (h *Handler) updateWebhook(c *call) (answer, error) {
 		complete, shown := withSecrets(update, stand)
 		next, err = stand.Apply(complete)
 		if err != nil {
-			f.merge("", err)
-			return answer{}, f.err(errBody)
+			f.Merge("", err)
+			return answer{}, f.Err(errBody)
 		}
 		next, err = h.config.Webhooks.UpdateWebhook(c.r.Context(), next)
 		if err == nil {
@@ -78,7 +79,7 @@ func (h *Handler) updateWebhook(c *call) (answer, error) {
 func (h *Handler) deleteWebhook(c *call) (answer, error) {
 	var f faults
 	discard := c.flag(&f, "discard")
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	if err := h.config.Webhooks.DeleteWebhook(c.r.Context(), c.webhookKey(), discard != nil && *discard); err != nil {
@@ -123,7 +124,7 @@ func (h *Handler) listWebhooks(c *call) (answer, error) {
 		EventTypes: c.eventTypes(&f, "eventTypes"),
 	}
 	query.Offset, query.Limit, query.After = c.page(&f, maxWebhooks)
-	if err := f.err(errParameter); err != nil {
+	if err := f.Err(errParameter); err != nil {
 		return answer{}, err
 	}
 	page, err := h.config.Webhooks.ListWebhooks(c.r.Context(), query)
@@ -153,7 +154,7 @@ func (h *Handler) pingWebhook(c *call) (answer, error) {
 		return answer{}, err
 	}
 	if wait := h.pings.Take(c.webhookKey(), time.Now()); wait > 0 {
-		return answer{}, retryError{err: errTooOften, after: wait}
+		return answer{}, requests.Later(errTooOften, wait)
 	}
 	result, err := h.config.Pinger.Ping(c.r.Context(), c.webhookKey())
 	if err != nil {

@@ -31,7 +31,7 @@ func (h *Handler) readCreateWebhook(f *faults, raw json.RawMessage) (webhook div
 	}
 	webhook.MaxPerSecond = value(o.integer("maxPerSecond", 1, diverted.MaxAttemptsPerSecond))
 	if value(o.flag("useAutomationPlugin")) {
-		f.add("useAutomationPlugin", "must be false or absent; there is no automation plugin")
+		f.Add("useAutomationPlugin", "must be false or absent; there is no automation plugin")
 	}
 	o.end()
 	return webhook, shown
@@ -59,7 +59,7 @@ func (h *Handler) readCreateEndpoint(o *object) (e diverted.Endpoint, generated 
 func (h *Handler) readSecureTLS(o *object) *bool {
 	secure := o.flag("secureSsl")
 	if secure != nil && !*secure && !h.config.AllowInsecureTLS {
-		o.faults.add(o.at("secureSsl"), "must be true; this service delivers to receivers with a valid certificate alone")
+		o.faults.Add(o.at("secureSsl"), "must be true; this service delivers to receivers with a valid certificate alone")
 	}
 	return secure
 }
@@ -72,9 +72,9 @@ func readSecret(o *object) *diverted.Secret {
 	}
 	secret := diverted.Secret(*text)
 	if secret == "" {
-		o.faults.add(o.at("secret"), "must not be empty; leave it out, and one is made where it is needed")
+		o.faults.Add(o.at("secret"), "must not be empty; leave it out, and one is made where it is needed")
 	}
-	o.faults.merge(o.at("secret"), secret.Validate())
+	o.faults.Merge(o.at("secret"), secret.Validate())
 	return &secret
 }
 
@@ -110,7 +110,7 @@ func readRetry(o *object) (u diverted.RetryStrategyUpdate) {
 		if t := diverted.RetryType(*text); t == diverted.Exponential || t == diverted.Linear {
 			u.Type = &t
 		} else {
-			o.faults.add(o.at("type"), "must be exponential or linear, was %s", quote(*text))
+			o.faults.Add(o.at("type"), "must be exponential or linear, was %s", quote(*text))
 		}
 	}
 	o.end()
@@ -132,7 +132,7 @@ func (h *Handler) readUpdateWebhook(f *faults, raw json.RawMessage) (u diverted.
 	u.MaxPerSecond = o.integer("maxPerSecond", 1, diverted.MaxAttemptsPerSecond)
 	if value(o.flag("removeMaxPerSecond")) {
 		if u.MaxPerSecond != nil {
-			f.add("removeMaxPerSecond", "contradicts the maxPerSecond beside it")
+			f.Add("removeMaxPerSecond", "contradicts the maxPerSecond beside it")
 		}
 		u.MaxPerSecond = new(0)
 	}

@@ -55,6 +55,17 @@ func (r Request) Failed(log *slog.Logger, handler string, status int, err error)
 	log.LogAttrs(r.HTTP.Context(), level, handler+": request failed", r.Attrs(slog.Any("error", err))...)
 }
 
+// Recovered tells of the panic that recover has ended, false if there was none. One that is to abort the answer goes on.
+func (r Request) Recovered(log *slog.Logger, handler string, v any) bool {
+	if v == http.ErrAbortHandler {
+		panic(v)
+	}
+	if v != nil {
+		r.Panicked(log, handler, v)
+	}
+	return v != nil
+}
+
 // Panicked tells where it happened, called by what recovered. What was panicked with may quote anything, a
 // credential too, so that it is told only where the runtime made it.
 func (r Request) Panicked(log *slog.Logger, handler string, v any) {
