@@ -281,8 +281,9 @@ func (b *bulk) plan(c *call) (answer, error) {
 	if v.CountOn != "" {
 		p.Counted = 0
 	}
-	for name, list := range p.query() {
-		v.Fields = append(v.Fields, field{name, list[0]})
+	query := p.query()
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		v.Fields = append(v.Fields, field{name, query.Get(name)})
 	}
 	return render("bulk", v), nil
 }

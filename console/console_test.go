@@ -3,6 +3,7 @@ package console_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/uuid"
 	"github.com/matryer/is"
@@ -260,6 +262,30 @@ func TestAnUnknownParameterIsNamed(t *testing.T) {
 	is.True(!s.get(webhooksPath(tenant) + "?" + strings.Repeat("x", 100)).has(strings.Repeat("x", 65)))
 	is.True(s.get(webhooksPath(tenant) + "?x" + strings.Repeat("ä", 40) + "=1").has("“x" + strings.Repeat("ä", 31) + "”")) // no half of one
 	is.True(s.get(webhooksPath(tenant) + "?sate%ff=1").has(`“sate\xff”`))                                                  // which was sent so
+}
+
+func TestAPageIsTheSameTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // in which no page is younger than another
+		s := newSite(t)
+		w := s.webhook(1).Key()
+		s.divert(w, 1)
+		unknown := url.Values{} // more than a page lists
+		for i := range 40 {
+			unknown.Set(fmt.Sprintf("x%02d", i), "1")
+		}
+		for target, status := range map[string]int{
+			webhooksPath(tenant) + "?" + unknown.Encode(): 400,
+			webhookPath(w) + "/diverted/resend?eventType=push&since=2026-01-01&until=2030-01-01&before=2030-01-01&state=running&counted=2&done=1": 200,
+		} {
+			first := s.follow(target)
+			s.is.Equal(first.StatusCode, status)
+			for range 9 {
+				if s.follow(target).body != first.body {
+					t.Fatalf("%s is another page each time", target)
+				}
+			}
+		}
+	})
 }
 
 // broken is a store that fails, or panics.

@@ -2,6 +2,7 @@ package console
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -51,8 +52,8 @@ func (c *call) readQuery() error {
 		return f.Err(errParameter)
 	}
 	c.query = values{}
-	for name, list := range given {
-		switch {
+	for _, name := range slices.Sorted(maps.Keys(given)) { // so that a page lists the same faults each time
+		switch list := given[name]; {
 		case !slices.Contains(c.route.query, name):
 			if len(name) > maxNamed {
 				name = strings.ToValidUTF8(name[:maxNamed], "") // without the half of a character at its end
