@@ -47,7 +47,7 @@ var problems = []problem{
 	{err: errCrossOrigin, status: 403, title: "This came from another site", detail: "Nothing was changed. If you meant to do it, do it from the console's own pages."},
 	{err: httpapi.ErrUnauthenticated, status: 401, title: "Not signed in", detail: "The request has no valid credentials. Sign in, then open the page again."},
 	{err: httpapi.ErrForbidden, status: 403, title: "Not permitted", detail: "You do not have permission for this in this tenant."},
-	{err: errTooOften, status: 429, title: "Too soon: pinged a few seconds ago", detail: "A ping is a request to someone else's server. Wait a few seconds, then try again.", retryAfter: 5},
+	{err: errTooOften, status: 429, title: "Too soon: pinged a few seconds ago", detail: "A ping is a request to someone else's server. Wait a few seconds, then try again."},
 
 	{err: diverted.ErrInvalid, status: 400, title: "Invalid request", faults: true},
 	{err: diverted.ErrNotFound, status: 404, title: "Not found", detail: "It does not exist in this tenant. It may have been delivered, resent or deleted a moment ago."},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/divertedevents/diverted"
 	"github.com/divertedevents/diverted/httpapi"
+	"github.com/divertedevents/diverted/internal/requests"
 )
 
 // eventsPage is how many events a page lists.
@@ -419,7 +420,7 @@ func (c *call) ping() (answer, error) {
 		return answer{}, err
 	}
 	if wait := c.h.pings.Take(c.webhookKey(), c.now); wait > 0 {
-		return answer{}, errTooOften
+		return answer{}, requests.Later(errTooOften, wait)
 	}
 	result, err := c.h.config.Pinger.Ping(c.r.Context(), c.webhookKey())
 	if err != nil {

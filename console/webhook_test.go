@@ -117,3 +117,17 @@ func TestWhatIsDivertedExplainsAFailingWebhook(t *testing.T) {
 		is.True(!r.has("Deliveries fail"))
 	})
 }
+
+func TestAPingThatIsRefusedSaysHowLongToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		ping := webhookPath(s.webhook(1).Key()) + "/ping"
+		s.is.Equal(s.post(ping, nil).StatusCode, http.StatusOK)
+		time.Sleep(3500 * time.Millisecond)
+		r := s.post(ping, nil)
+		s.is.Equal(r.StatusCode, http.StatusTooManyRequests)
+		s.is.Equal(r.Header.Get("Retry-After"), "2") // rounded up
+		time.Sleep(1500 * time.Millisecond)
+		s.is.Equal(s.post(ping, nil).StatusCode, http.StatusOK)
+	})
+}
