@@ -81,6 +81,38 @@ func newMeters(meter metric.Meter, config Config) (*meters, error) {
 // an answer would lose all other metrics too.
 const statsTime = 5 * time.Second
 
+// keepStats is for how long an answer is told again: less than the time between two collections usually is.
+const keepStats = 10 * time.Second
+
+// numbers are those of a store, which may have to read millions of rows to tell them: readers share an answer. A failure is one
+// too, else a store that cannot answer in time would be asked without end, by each of them.
+type numbers struct {
+	store diverted.StatsStore
+	turn  chan struct{} // of one at a time, who asks or reads what follows
+	stats diverted.Stats
+	err   error
+	until time.Time
+}
+
+func (n *numbers) get(collection context.Context) (diverted.Stats, error) {
+	ctx, cancel := context.WithTimeout(collection, statsTime)
+	defer cancel()
+	select {
+	case n.turn <- struct{}{}:
+		defer func() { <-n.turn }()
+	case <-ctx.Done():
+		return diverted.Stats{}, ctx.Err()
+	}
+	if time.Now().Before(n.until) {
+		return n.stats, n.err
+	}
+	stats, err := n.store.Stats(ctx, diverted.StatsQuery{})
+	if collection.Err() == nil { // else it is the collection that ended, which says nothing of the store
+		n.stats, n.err, n.until = stats, err, time.Now().Add(keepStats)
+	}
+	return stats, err
+}
+
 // observe makes the gauges. They are gauges and no sums, since all processes on a store tell the same numbers.
 func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.Registration, error) {
 	var errs []error
@@ -101,14 +133,13 @@ func (m *meters) observe(meter metric.Meter, store diverted.StatsStore) (metric.
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
+	kept := &numbers{store: store, turn: make(chan struct{}, 1)}
 	return meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		o.ObserveInt64(offline, max(0, min(m.offline.Load(), 1)))
 		if store == nil {
 			return nil
 		}
-		ctx, cancel := context.WithTimeout(ctx, statsTime)
-		defer cancel()
-		stats, err := store.Stats(ctx, diverted.StatsQuery{})
+		stats, err := kept.get(ctx)
 		switch {
 		case errors.Is(err, diverted.ErrClosed):
 			return nil // the service ends; there is nothing to tell any more

@@ -31,8 +31,8 @@ type Config struct {
 	MeterProvider  metric.MeterProvider
 	TracerProvider trace.TracerProvider
 
-	// Stats is asked for the gauges at each collection, for the whole store at once. Every store of this
-	// project is one. Nil: there are no gauges of what the store keeps.
+	// Stats is asked for the gauges when they are collected, for the whole store at once, and at most every 10 s.
+	// Every store of this project is one. Nil: there are no gauges of what the store keeps.
 	Stats diverted.StatsStore
 
 	// WithoutWebhook leaves tenant and webhook out of the metrics, where one series for each would be too many: in

@@ -311,7 +311,12 @@ func TestGaugesTellWhatTheStoreKeeps(t *testing.T) {
 			}
 			fails, missing := s.webhook(at("https://receiver.example/fails")), s.webhook(at("https://receiver.example/missing"))
 			held, off := s.webhook(at("https://receiver.example/held")), s.webhook(func(w *diverted.Webhook) { w.Enabled = false })
-			points, _ := s.collect()
+			look := func() map[string]string { // as another process does, which was told nothing yet
+				_, points, err := gauges(t, s.store.(diverted.StatsStore), 1)(t.Context(), 0)
+				s.is.NoErr(err)
+				return points
+			}
+			points := look()
 			s.is.Equal(points["diverted.events{}"], "0")
 			s.is.Equal(points["diverted.pending.oldest.age{}"], "0.0")
 
@@ -324,7 +329,7 @@ func TestGaugesTellWhatTheStoreKeeps(t *testing.T) {
 			s.send(t.Context(), held)
 			s.send(t.Context(), off)
 			s.send(t.Context(), missing)
-			points, _ = s.collect()
+			points = look()
 			for point, value := range map[string]string{
 				"diverted.events{error.type=503}": "3",
 				"diverted.events{error.type=404}": "1",
@@ -367,51 +372,127 @@ func TestTheOldestPendingAges(t *testing.T) {
 	})
 }
 
-// broken has no numbers.
-type broken struct{}
+// statsFunc answers in place of a store.
+type statsFunc func(context.Context) (diverted.Stats, error)
 
-func (broken) Stats(context.Context, diverted.StatsQuery) (diverted.Stats, error) {
-	return diverted.Stats{Pending: 7}, io.ErrUnexpectedEOF
+func (f statsFunc) Stats(ctx context.Context, _ diverted.StatsQuery) (diverted.Stats, error) {
+	return f(ctx)
 }
 
-func TestStatsThatFailAreNoNumbers(t *testing.T) {
-	is := is.New(t)
-	reader := sdkmetric.NewManualReader()
-	telemetry, err := otel.New(otel.Config{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), Stats: broken{}})
-	is.NoErr(err)
-	var all metricdata.ResourceMetrics
-	is.True(errors.Is(reader.Collect(t.Context(), &all), io.ErrUnexpectedEOF)) // which the SDK's error handler is told
-	points, _ := flat(t, all)
-	_, told := points["diverted.pending.deliveries{}"]
-	is.True(!told)
-	is.Equal(points["diverted.accepted.deliveries{}"], "0") // the others are told all the same
-	is.NoErr(telemetry.Close())
-}
-
-// hanging never answers.
-type hanging struct{}
-
-func (hanging) Stats(ctx context.Context, _ diverted.StatsQuery) (diverted.Stats, error) {
+// hang never answers.
+func hang(ctx context.Context) (diverted.Stats, error) {
 	<-ctx.Done()
 	return diverted.Stats{}, ctx.Err()
+}
+
+// gauges returns a function that collects the gauges of these numbers for each of n readers, and tells how many are pending;
+// empty: it is not told.
+func gauges(t *testing.T, stats diverted.StatsStore, n int) (collect func(ctx context.Context, reader int) (pending string, points map[string]string, err error)) {
+	t.Helper()
+	readers, options := make([]*sdkmetric.ManualReader, n), make([]sdkmetric.Option, n)
+	for i := range readers {
+		readers[i] = sdkmetric.NewManualReader()
+		options[i] = sdkmetric.WithReader(readers[i])
+	}
+	telemetry, err := otel.New(otel.Config{MeterProvider: sdkmetric.NewMeterProvider(options...), Stats: stats})
+	is.New(t).NoErr(err)
+	t.Cleanup(func() { is.New(t).NoErr(telemetry.Close()) })
+	return func(ctx context.Context, reader int) (string, map[string]string, error) {
+		var all metricdata.ResourceMetrics
+		err := readers[reader].Collect(ctx, &all)
+		points, _ := flat(t, all)
+		return points["diverted.pending.deliveries{}"], points, err
+	}
 }
 
 func TestAStoreThatHangsHidesNoOtherMetric(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		is := is.New(t)
-		reader := sdkmetric.NewManualReader()
-		telemetry, err := otel.New(otel.Config{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), Stats: hanging{}})
-		is.NoErr(err)
+		collect := gauges(t, statsFunc(hang), 1)
 		began := time.Now()
-		var all metricdata.ResourceMetrics
-		is.True(errors.Is(reader.Collect(t.Context(), &all), context.DeadlineExceeded))
-		is.True(time.Since(began) <= 5*time.Second) // Prometheus gives a scrape up after 10
-		points, _ := flat(t, all)
-		_, told := points["diverted.pending.deliveries{}"]
-		is.True(!told)
+		pending, points, err := collect(t.Context(), 0)
+		is.True(errors.Is(err, context.DeadlineExceeded)) // which the SDK's error handler is told
+		is.True(time.Since(began) <= 5*time.Second)       // Prometheus gives a scrape up after 10
+		is.Equal(pending, "")
 		is.Equal(points["diverted.offline{}"], "0")
 		is.Equal(points["diverted.accepted.deliveries{}"], "0")
-		is.NoErr(telemetry.Close())
+	})
+}
+
+func TestReadersShareAnAnswerForTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		asked := 0
+		collect := gauges(t, statsFunc(func(context.Context) (diverted.Stats, error) {
+			asked++
+			time.Sleep(2 * time.Second)
+			return diverted.Stats{Pending: asked}, nil
+		}), 2)
+		var both sync.WaitGroup
+		look := func(reader int, want string) {
+			pending, _, err := collect(t.Context(), reader)
+			is.NoErr(err)
+			is.Equal(pending, want)
+		}
+		both.Go(func() { look(0, "1") })
+		both.Go(func() { look(1, "1") })
+		both.Wait()
+		time.Sleep(10*time.Second - 1)
+		look(0, "1")
+		time.Sleep(time.Nanosecond)
+		look(1, "2")
+	})
+}
+
+func TestWhatAStoreSaidBeforeItFailedIsNotTold(t *testing.T) {
+	fail := func(context.Context) (diverted.Stats, error) { return diverted.Stats{Pending: 7}, io.ErrUnexpectedEOF }
+	for why, failing := range map[error]statsFunc{io.ErrUnexpectedEOF: fail, context.DeadlineExceeded: hang} {
+		synctest.Test(t, func(t *testing.T) {
+			is := is.New(t)
+			asked, failed := 0, false
+			collect := gauges(t, statsFunc(func(ctx context.Context) (diverted.Stats, error) {
+				if asked++; failed {
+					return failing(ctx)
+				}
+				return diverted.Stats{Pending: 3}, nil
+			}), 2)
+			look := func(reader int, want string, wantErr error) {
+				t.Helper()
+				pending, points, err := collect(t.Context(), reader)
+				is.Equal(pending, want)
+				is.True(errors.Is(err, wantErr))                        // which the SDK's error handler is told
+				is.Equal(points["diverted.accepted.deliveries{}"], "0") // the others are told all the same
+			}
+			look(0, "3", nil)
+			failed = true
+			time.Sleep(10 * time.Second)
+			look(0, "", why)
+			failed = false
+			look(1, "", why)
+			is.Equal(asked, 2) // a store that could not answer is not asked again at once
+			time.Sleep(10 * time.Second)
+			look(1, "3", nil)
+		})
+	}
+}
+
+func TestACollectionThatEndsEarlySaysNothingOfTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		asked := 0
+		collect := gauges(t, statsFunc(func(ctx context.Context) (diverted.Stats, error) {
+			if asked++; asked == 1 {
+				return hang(ctx)
+			}
+			return diverted.Stats{Pending: 3}, nil
+		}), 2)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err := collect(short, 0)
+		is.True(err != nil)
+		pending, _, err := collect(t.Context(), 1)
+		is.NoErr(err)
+		is.Equal(pending, "3")
 	})
 }
 
