@@ -19,7 +19,9 @@ func (s *MemoryStore) PutWebhook(ctx context.Context, webhook Webhook) (saved We
 			saved = tx.create(w, webhook)
 			return nil
 		}
-		saved = tx.save(w, webhook.Replacing(*w.webhook, tx.today()))
+		if saved = webhook.Replacing(*w.webhook, tx.today()); saved.Version != w.webhook.Version {
+			saved = tx.save(w, saved)
+		}
 		return nil
 	})
 	return saved, err

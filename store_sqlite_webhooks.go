@@ -202,41 +202,49 @@ func (tx *sqliteTx) generationUp() {
 // releaseStep is how many waiting retries become due in one transaction when a webhook becomes active.
 const releaseStep = 1000
 
-// release makes the waiting retries of a webhook due, in the order of acceptance, and says whether there
-// may be more. Held and fresh deliveries are so already.
-func (tx *sqliteTx) release(row *sqliteWebhook) (more bool) {
+// release makes the waiting retries of a webhook due, so many at most (negative: all), in the order of
+// acceptance, and says whether there may be more. Held and fresh deliveries are so already.
+func (tx *sqliteTx) release(row *sqliteWebhook, step int64) (more bool) {
 	n := tx.exec(`
 		UPDATE diverted_deliveries SET due = 0 WHERE id IN (
 			SELECT id FROM diverted_deliveries WHERE webhook = ?1 AND due > 0 AND token IS NULL LIMIT ?2)`,
-		row.id, releaseStep)
-	return n == releaseStep
+		row.id, step)
+	return n == step
 }
 
-// saveInSteps runs change until it has nothing more to release: it is given whether the webhook becomes
-// active, and returns what to save.
-func (s *SQLiteStore) saveInSteps(ctx context.Context, action string, change func(tx *sqliteTx) (*sqliteWebhook, error)) (Webhook, error) {
+// change makes a change to a webhook. decide returns what to save: nil, or the row that stands, for nothing. If the
+// webhook becomes active by it, a step of what it has is released first; if there is more, nothing is saved yet.
+func (tx *sqliteTx) change(decide func(tx *sqliteTx) (*sqliteWebhook, error), step int64) (saved Webhook, more bool, err error) {
+	row, err := decide(tx)
+	if row == nil || err != nil {
+		return Webhook{}, false, err
+	}
+	stand := tx.webhook(row.webhook.Key())
+	if row == stand {
+		return row.webhook.clone(), false, nil
+	}
+	if row.active() && stand != nil && stand.known && !stand.active() {
+		if tx.release(row, step) {
+			tx.call.changes = nil
+			return Webhook{}, true, nil
+		}
+		tx.turns.Ready(row.webhook.Tenant, row.id)
+	}
+	if stand != nil && stand.known && row.webhook.Enabled && !stand.webhook.Enabled {
+		tx.changed(ChangeEnabled, webhookChange(row.webhook.Key()))
+	}
+	saved = row.webhook.clone()
+	return saved, false, tx.saveWebhook(row)
+}
+
+// saveInSteps makes a change to a webhook, in as many transactions as it takes.
+func (s *SQLiteStore) saveInSteps(ctx context.Context, action string, decide func(tx *sqliteTx) (*sqliteWebhook, error)) (Webhook, error) {
 	for {
 		var saved Webhook
 		var more bool
-		err := s.write(ctx, action, func(tx *sqliteTx) error {
-			saved, more = Webhook{}, false
-			row, err := change(tx)
-			if row == nil || err != nil {
-				return err
-			}
-			stand := tx.webhook(row.webhook.Key())
-			if row.active() && stand != nil && stand.known && !stand.active() {
-				if more = tx.release(row); more {
-					tx.call.changes = nil
-					return nil
-				}
-				tx.turns.Ready(row.webhook.Tenant, row.id)
-			}
-			if stand != nil && stand.known && row.webhook.Enabled && !stand.webhook.Enabled {
-				tx.changed(ChangeEnabled, webhookChange(row.webhook.Key()))
-			}
-			saved = row.webhook.clone()
-			return tx.saveWebhook(row)
+		err := s.write(ctx, action, func(tx *sqliteTx) (err error) {
+			saved, more, err = tx.change(decide, releaseStep)
+			return err
 		})
 		if err != nil {
 			return Webhook{}, err // and nothing of saved, which the writer may be at still
@@ -255,15 +263,22 @@ func (s *SQLiteStore) PutWebhook(ctx context.Context, webhook Webhook) (Webhook,
 	if err := webhook.Validate(); err != nil {
 		return Webhook{}, err
 	}
-	webhook = webhook.clone() // as ownMessages
-	return s.saveInSteps(ctx, "put webhook", func(tx *sqliteTx) (*sqliteWebhook, error) {
+	return s.saveInSteps(ctx, "put webhook", putting(webhook.clone())) // as ownMessages
+}
+
+// putting decides what PutWebhook saves.
+func putting(webhook Webhook) func(tx *sqliteTx) (*sqliteWebhook, error) {
+	return func(tx *sqliteTx) (*sqliteWebhook, error) {
 		stand := tx.webhook(webhook.Key())
 		if stand == nil {
 			stand = &sqliteWebhook{webhook: &Webhook{}}
 		}
 		next := webhook.Replacing(*stand.webhook, tx.now)
+		if next.Version == stand.webhook.Version {
+			return stand, nil
+		}
 		return &sqliteWebhook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
-	})
+	}
 }
 
 // CreateWebhook implements [WebhookStore].

@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,7 +48,8 @@ type Webhook struct {
 	// SuspendedAt is when the webhook was suspended, zero while it is not. The store keeps it: what a
 	// caller puts here is ignored, see [WebhookStore.Suspend] and [WebhookStore.Unsuspend].
 	SuspendedAt time.Time
-	// Version counts how often the webhook was saved, from 1; suspending and unsuspending do not count. The
+	// Version counts how often the webhook was saved, from 1; suspending, unsuspending and a PutWebhook that
+	// changes nothing do not count. The
 	// store keeps it, and [WebhookStore.UpdateWebhook] compares it.
 	Version int64
 }
@@ -175,17 +177,29 @@ func (w Webhook) clone() Webhook {
 }
 
 // Replacing returns w as a store saves it in place of stand, at the store's time now: the suspension and
-// the old secrets of stand remain, a secret that w replaces goes on signing for [SecretOverlap], and the
-// version is the next one. [WebhookStore.PutWebhook] is defined by it.
+// the old secrets of stand remain, less those whose time is over, and a secret that w replaces goes on signing
+// for [SecretOverlap]. The version is the next one, or that of stand if nothing of this changes anything: then
+// the store writes nothing. [WebhookStore.PutWebhook] is defined by it.
 func (w Webhook) Replacing(stand Webhook, now time.Time) Webhook {
 	w = w.clone()
-	w.SuspendedAt, w.Version = stand.SuspendedAt, stand.Version+1
+	w.SuspendedAt, w.Version = stand.SuspendedAt, stand.Version
 	w.Endpoint = w.Endpoint.rotate(stand.Endpoint, now, SecretOverlap)
 	if w.FailureHandling != nil && w.FailureHandling.Alert != nil && stand.FailureHandling != nil && stand.FailureHandling.Alert != nil {
 		a := w.FailureHandling.Alert.rotate(*stand.FailureHandling.Alert, now, SecretOverlap)
 		w.FailureHandling.Alert = &a
 	}
+	if !w.sameRecord(stand) {
+		w.Version++
+	}
 	return w
+}
+
+// sameRecord says whether a store keeps the same of both, whatever distinguishes them in memory, such as an empty list
+// and none.
+func (w Webhook) sameRecord(v Webhook) bool {
+	a, err := EncodeWebhook(w)
+	b, err2 := EncodeWebhook(v)
+	return err == nil && err2 == nil && bytes.Equal(a, b) && w.Enabled == v.Enabled
 }
 
 // WebhookUpdate changes a [Webhook]; fields that are nil or empty change nothing.

@@ -56,8 +56,8 @@ const (
 var errAgain = errors.New("created meanwhile")
 
 // change makes a change to a webhook: decide is given the row that stands, or nil, and the server's time,
-// and returns what to save, or nil to change nothing. If the webhook becomes active by it, what it has is
-// released first, in steps.
+// and returns what to save, or nil or the row that stands to change nothing. If the webhook becomes active by
+// it, what it has is released first, in steps.
 func (s *Store) change(ctx context.Context, action string, key diverted.WebhookKey, decide func(stand *hook, now time.Time) (*hook, error), told ...diverted.ChangeKind) (*hook, error) {
 	done, err := s.begin(ctx, action)
 	if err != nil {
@@ -76,6 +76,9 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 			if next == nil || err != nil {
 				return err
 			}
+			if saved = next; next == stand {
+				return nil
+			}
 			if next.active() && stand != nil && stand.known && !stand.active() {
 				if more, err = s.release(ctx, conn, stand.id); more || err != nil {
 					return err
@@ -90,8 +93,8 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 			return nil, wrap(action, err)
 		}
 	}
-	if saved == nil {
-		return nil, nil
+	if saved == nil || saved == stood {
+		return saved, nil
 	}
 	s.hooks.spoil()
 	if saved.active() && stood != nil && !stood.active() {
@@ -183,11 +186,19 @@ func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diver
 	if err := webhook.Validate(); err != nil {
 		return diverted.Webhook{}, err
 	}
+	// Most change nothing, at a start of the service. A lock would cost each of them a flush of the server's log.
+	stand, err := s.FetchWebhook(ctx, webhook.Key())
+	if err == nil && webhook.Replacing(stand, s.hints.serverTime()).Version == stand.Version {
+		return stand, nil
+	}
 	return result(s.change(ctx, "put webhook", webhook.Key(), func(stand *hook, now time.Time) (*hook, error) {
 		if stand == nil {
 			stand = &hook{webhook: &diverted.Webhook{}}
 		}
 		next := webhook.Replacing(*stand.webhook, now)
+		if next.Version == stand.webhook.Version {
+			return stand, nil
+		}
 		return &hook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
 	}))
 }

@@ -135,6 +135,81 @@ var webhookTests = []test{
 		k.sameWebhook(k.fetch(w), w)
 	}},
 
+	{rule: "putting a webhook as it stands writes nothing", run: func(k *kit) {
+		w := k.webhook(everything)
+		w.Enabled, w.Endpoint.Secret, w.FailureHandling.Alert.Secret = true, secretC, secretC
+		_, err := k.store.PutWebhook(k.ctx, w) // both secrets have predecessors now
+		k.ok(err)
+		k.suspend(w)
+		stand := k.fetch(w)
+		k.equal(len(stand.Endpoint.OldSecrets)+len(stand.FailureHandling.Alert.OldSecrets), 2)
+
+		told := 0
+		if watcher, ok := k.store.(diverted.Watcher); ok {
+			defer watcher.Watch(func(c diverted.Change) {
+				if c.Kind != diverted.ChangeDue { // which another store's change may be
+					told++
+				}
+			})()
+		}
+		for _, change := range []func(*diverted.Webhook){
+			func(*diverted.Webhook) {},
+			func(w *diverted.Webhook) { w.Version, w.SuspendedAt = 7, time.Now() }, // the store's, not the caller's
+			func(w *diverted.Webhook) { w.Endpoint.OldSecrets = nil },              // likewise
+			func(w *diverted.Webhook) {
+				w.Endpoint.OldSecrets = []diverted.OldSecret{{Secret: secretB, Until: time.Now().Add(long)}}
+			},
+		} {
+			given := k.fetch(w)
+			change(&given)
+			saved, err := k.store.PutWebhook(k.ctx, given)
+			k.ok(err)
+			k.sameWebhook(saved, stand)
+			k.sameWebhook(k.fetch(w), stand)
+		}
+		k.equal(told, 0)
+		_, err = k.store.UpdateWebhook(k.ctx, stand) // nobody saved it meanwhile
+		k.ok(err)
+
+		for _, change := range []func(*diverted.Webhook){
+			func(w *diverted.Webhook) { w.Name += "!" },
+			func(w *diverted.Webhook) { w.Enabled = false },
+			func(w *diverted.Webhook) { w.EventTypes = w.EventTypes[1:] },
+			func(w *diverted.Webhook) { w.MaxPerSecond++ },
+			func(w *diverted.Webhook) { w.Endpoint.Headers.Set("X-New", "1") },
+			func(w *diverted.Webhook) { w.Endpoint.Secret = secretB },
+			func(w *diverted.Webhook) { w.FailureHandling.Alert.Secret = secretB },
+			func(w *diverted.Webhook) { w.FailureHandling = nil },
+		} {
+			given := k.fetch(w)
+			version := given.Version
+			change(&given)
+			saved, err := k.store.PutWebhook(k.ctx, given)
+			k.ok(err)
+			k.equal(saved.Version, version+1)
+			k.sameWebhook(k.fetch(w), saved)
+		}
+	}},
+
+	{rule: "putting a webhook as it stands drops old secrets whose time is over", needs: exactTime, run: func(k *kit) {
+		w := k.webhook(everything)
+		w.Endpoint.Secret = secretC
+		put := func() diverted.Webhook {
+			saved, err := k.store.PutWebhook(k.ctx, w)
+			k.ok(err)
+			k.sameWebhook(k.fetch(w), saved)
+			return saved
+		}
+		rotated := put()
+		k.equal(len(rotated.Endpoint.OldSecrets), 1)
+		time.Sleep(diverted.SecretOverlap + time.Second)
+		for range 2 {
+			saved := put()
+			k.equal(len(saved.Endpoint.OldSecrets), 0)
+			k.equal(saved.Version, rotated.Version+1) // once
+		}
+	}},
+
 	{rule: "putting a webhook keeps its suspension and lets replaced secrets sign on", run: func(k *kit) {
 		w := k.webhook(everything)
 		k.suspend(w)
@@ -370,10 +445,12 @@ var webhookTests = []test{
 			func(w diverted.Webhook) (diverted.Webhook, error) { return k.store.PutWebhook(k.ctx, w) },
 		} {
 			given := k.fetch(saved)
+			given.Name += "!"
 			got, err := replace(given)
 			k.ok(err)
 			spoil(given)
 			spoil(got)
+			want.Name += "!"
 			want.Version++
 			k.sameWebhook(k.fetch(saved), want)
 		}

@@ -169,7 +169,11 @@ func (m *model) putWebhook(value diverted.Webhook) (diverted.Webhook, error) {
 	if !w.known {
 		return m.createWebhook(value)
 	}
-	return m.put(w, value.Replacing(w.value, today())), nil
+	value = value.Replacing(w.value, today())
+	if value.Version == w.value.Version {
+		return w.value, nil // and nobody is told
+	}
+	return m.put(w, value), nil
 }
 
 func (m *model) createWebhook(value diverted.Webhook) (diverted.Webhook, error) {
