@@ -170,7 +170,8 @@ type WebhookStore interface {
 	// DeleteWebhook deletes a webhook, with its deliveries, its diverted events and its notices. It is gone
 	// from every method when DeleteWebhook returns, and the outcome of what is in flight changes nothing;
 	// its rows may be purged in steps afterwards. If it has pending or diverted events and discard is
-	// false, ErrNotEmpty. ErrNotFound if there is none.
+	// false, ErrNotEmpty. The same holds for a webhook that is not known but has diverted events, see
+	// Divert. ErrNotFound if there is neither.
 	DeleteWebhook(ctx context.Context, key WebhookKey, discard bool) error
 
 	// Suspend suspends a webhook: nothing of it is claimed until Unsuspend. One that is suspended already

@@ -109,9 +109,9 @@ func (s *MemoryStore) ListWebhooks(ctx context.Context, query WebhookQuery) (pag
 // DeleteWebhook implements [WebhookStore].
 func (s *MemoryStore) DeleteWebhook(ctx context.Context, key WebhookKey, discard bool) error {
 	return s.do(ctx, func(tx *memoryTx) error {
-		w, err := tx.known(key)
-		if err != nil {
-			return err
+		w := tx.find(key)
+		if w == nil || w.webhook == nil && w.diverted.len() == 0 {
+			return fmt.Errorf("diverted: webhook %s: %w", key, ErrNotFound)
 		}
 		if pending, diverted := w.pending.len(), w.diverted.len(); !discard && pending+diverted > 0 {
 			return fmt.Errorf("diverted: webhook %s has %d pending and %d diverted: %w", key, pending, diverted, ErrNotEmpty)

@@ -422,12 +422,13 @@ func (s *SQLiteStore) ListWebhooks(ctx context.Context, query WebhookQuery) (Web
 // DeleteWebhook implements [WebhookStore].
 func (s *SQLiteStore) DeleteWebhook(ctx context.Context, key WebhookKey, discard bool) error {
 	return s.write(ctx, "delete webhook", func(tx *sqliteTx) error {
-		row, err := tx.knownWebhook(key)
-		if err != nil {
-			return err
-		}
 		var one int
-		if !discard && tx.query1(`SELECT 1 FROM diverted_deliveries WHERE webhook = ? LIMIT 1`, []any{row.id}, &one) {
+		row := tx.webhook(key)
+		holds := row != nil && tx.query1(`SELECT 1 FROM diverted_deliveries WHERE webhook = ? LIMIT 1`, []any{row.id}, &one)
+		switch {
+		case row == nil || !row.known && !holds:
+			return fmt.Errorf("webhook %s: %w", key.Webhook, ErrNotFound)
+		case holds && !discard:
 			return fmt.Errorf("webhook %s: %w", key.Webhook, ErrNotEmpty)
 		}
 		// The secrets go at once, the rows by and by: a million of them would hold up everybody.

@@ -330,6 +330,12 @@ func TestDeleteOfAWebhookThatHasEventsIsRefusedUnlessTheyAreDiscarded(t *testing
 
 	_, key = a.create(plainEndpoint)
 	a.is.Equal(a.do("DELETE", webhookPath(key), "").StatusCode, 204)
+
+	d = a.divert(diverted.WebhookKey{Tenant: key.Tenant, Webhook: ulid.Make()}, 7) // of a webhook that the store does not know
+	a.is.Equal(a.do("DELETE", webhookPath(d.WebhookKey()), "").StatusCode, 409)
+	a.is.Equal(a.do("DELETE", webhookPath(d.WebhookKey())+"?discard=true", "").StatusCode, 204)
+	a.is.Equal(a.do("GET", eventPath(d.Key), "").StatusCode, 404)
+	a.is.Equal(a.do("DELETE", webhookPath(d.WebhookKey())+"?discard=true", "").StatusCode, 404)
 }
 
 func TestSuspendIs204AlsoWhenItWasSuspendedAlready(t *testing.T) {

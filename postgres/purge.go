@@ -16,8 +16,8 @@ const (
 	// lockHookToDelete waits for the host's transactions that have accepted something for the webhook and
 	// are not over, and keeps new ones out.
 	lockHookToDelete = `
-		SELECT id FROM diverted.webhooks
-		WHERE tenant = $1 AND locator = $2 AND NOT deleted AND record IS NOT NULL FOR UPDATE`
+		SELECT id, record IS NOT NULL FROM diverted.webhooks
+		WHERE tenant = $1 AND locator = $2 AND NOT deleted FOR UPDATE`
 
 	selectAny = `SELECT EXISTS (SELECT FROM diverted.deliveries WHERE webhook = $1)`
 
@@ -49,7 +49,8 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 	defer done()
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		var id int64
-		err := conn.QueryRow(ctx, s.q(lockHookToDelete), pgUUID(key.Tenant), pgUUID(key.Webhook)).Scan(&id)
+		var known bool
+		err := conn.QueryRow(ctx, s.q(lockHookToDelete), pgUUID(key.Tenant), pgUUID(key.Webhook)).Scan(&id, &known)
 		if err == pgx.ErrNoRows {
 			return notFound(key)
 		} else if err != nil {
@@ -63,7 +64,10 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 		if err := conn.QueryRow(ctx, s.q(selectAny), id).Scan(&any); err != nil {
 			return err
 		}
-		if any && !discard {
+		switch {
+		case !known && !any:
+			return notFound(key)
+		case any && !discard:
 			return fmt.Errorf("webhook %s: %w", key.Webhook, diverted.ErrNotEmpty)
 		}
 		b := new(pgx.Batch)

@@ -311,13 +311,45 @@ var divertedTests = []test{
 		k.claims()
 	}},
 
+	{rule: "a webhook that is not known is deleted as others are, if it has diverted events", run: func(k *kit) {
+		w := diverted.NewWebhook(k.tenant, "orders", "https://receiver.example/hook", "*")
+		e := k.hostEvent(w.Key())
+		for range 2 { // each time as if it had never been
+			k.divert(e)
+			k.divert(k.hostEvent(w.Key()))
+			d, err := k.store.FetchDiverted(k.ctx, e.Key)
+			k.ok(err)
+			k.equal(len(d.Failures), 1)
+			k.equal(len(k.diverted(w)), 2)
+
+			elsewhere := w.Key()
+			elsewhere.Tenant = uuid.New()
+			k.fails(k.store.DeleteWebhook(k.ctx, elsewhere, true), diverted.ErrNotFound)
+			k.fails(k.store.DeleteWebhook(k.ctx, w.Key(), false), diverted.ErrNotEmpty)
+			k.equal(len(k.diverted(w)), 2)
+			k.ok(k.store.DeleteWebhook(k.ctx, w.Key(), true))
+			k.equal(len(k.diverted(w)), 0)
+			_, err = k.store.FetchDiverted(k.ctx, e.Key)
+			k.fails(err, diverted.ErrNotFound)
+			k.fails(k.store.DeleteWebhook(k.ctx, w.Key(), true), diverted.ErrNotFound)
+		}
+		k.divert(e)
+		k.ok(k.store.DeleteDiverted(k.ctx, e.Key))
+		k.fails(k.store.DeleteWebhook(k.ctx, w.Key(), true), diverted.ErrNotFound) // nothing is left of it
+
+		created, err := k.store.CreateWebhook(k.ctx, w)
+		k.ok(err)
+		k.equal(created.Version, int64(1))
+		k.equal(len(k.diverted(w)), 0)
+	}},
+
 	{rule: "an event diverted to an unknown webhook is the webhook's once it is created", run: func(k *kit) {
 		w := diverted.NewWebhook(k.tenant, "orders", "https://receiver.example/hook", "*")
 		e := k.hostEvent(w.Key())
 		k.divert(e)
 		_, err := k.store.FetchWebhook(k.ctx, w.Key())
 		k.fails(err, diverted.ErrNotFound)
-		k.fails(k.store.DeleteWebhook(k.ctx, w.Key(), true), diverted.ErrNotFound)
+		k.fails(k.store.Suspend(k.ctx, w.Key()), diverted.ErrNotFound)
 		list, err := k.store.ListWebhooks(k.ctx, diverted.WebhookQuery{Tenant: k.tenant})
 		k.ok(err)
 		k.equal(len(list.Webhooks), 0)

@@ -197,9 +197,9 @@ func (m *model) updateWebhook(value diverted.Webhook) (diverted.Webhook, error) 
 }
 
 func (m *model) deleteWebhook(key diverted.WebhookKey, discard bool) error {
-	w := m.known(key)
+	w := m.webhooks[key]
 	switch {
-	case w == nil:
+	case w == nil || !w.known && len(w.deliveries) == 0:
 		return diverted.ErrNotFound
 	case len(w.deliveries) > 0 && !discard:
 		return diverted.ErrNotEmpty
