@@ -246,7 +246,7 @@ type WebhookPage struct {
 // dispatcher need not poll. Both stores of this package have it.
 type Watcher interface {
 	// Watch calls f after every commit of a change made through this store value, except those made by
-	// Work, until stop is called; and with a [ChangeDue] where the store hears of others. f is called for
+	// Work and those that are part of a transaction of the host's, until stop is called; and with a [ChangeDue] where the store hears of others. f is called for
 	// one change after the other, must be quick, and must call neither the store nor stop.
 	Watch(f func(Change)) (stop func())
 }

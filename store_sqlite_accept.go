@@ -160,23 +160,15 @@ func (s *SQLiteStore) PublishTx(ctx context.Context, tx *sql.Tx, tenant uuid.UUI
 }
 
 func (s *SQLiteStore) acceptTx(ctx context.Context, tx *sql.Tx, action string, tenant uuid.UUID, webhook ulid.ULID, event Event) ([]Acceptance, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.closed {
-		return nil, closedError(action)
-	}
-	if tx == nil {
-		return nil, invalid("tx", "must not be nil")
-	}
 	m, err := NewMessage(tenant, webhook, event)
 	if err != nil {
 		return nil, err
 	}
-	// A transaction that reads before it writes is refused where another wrote in between, however long it would
-	// wait. So this part of it begins with a write, of nothing.
-	if _, err := tx.ExecContext(ctx, `UPDATE diverted_deliveries SET due = due WHERE 0`); err != nil {
-		return nil, sqliteError(action, err)
+	done, err := s.beginTx(ctx, tx, action)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	rows, err := webhooksTx(ctx, tx, m)
 	if err != nil {
 		return nil, sqliteError(action, err)
@@ -202,6 +194,26 @@ func (s *SQLiteStore) acceptTx(ctx context.Context, tx *sql.Tx, action string, t
 		all = append(all, Acceptance{Webhook: row.webhook.Locator, Status: status})
 	}
 	return all, nil
+}
+
+// beginTx begins a method that is a part of the host's transaction. done ends it.
+func (s *SQLiteStore) beginTx(ctx context.Context, tx *sql.Tx, action string) (done func(), err error) {
+	if tx == nil {
+		return nil, invalid("tx", "must not be nil")
+	}
+	s.mu.RLock()
+	if s.closed {
+		err = closedError(action)
+	} else {
+		// A transaction that reads before it writes is refused where another wrote in between, however long it would
+		// wait. So this part of it begins with a write, of nothing.
+		_, err = tx.ExecContext(ctx, `UPDATE diverted_deliveries SET due = due WHERE 0`)
+	}
+	if err != nil {
+		s.mu.RUnlock()
+		return nil, sqliteError(action, err)
+	}
+	return s.mu.RUnlock, nil
 }
 
 // webhooksTx finds the webhooks of a message as the host's transaction sees them.

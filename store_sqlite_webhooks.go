@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
+
+	"github.com/divertedevents/diverted/internal/turns"
 )
 
 // sqliteWebhook is a row of diverted_webhooks, as the writer remembers it.
@@ -83,11 +85,16 @@ func (tx *sqliteTx) webhooks(tenant uuid.UUID) []*sqliteWebhook {
 	if all, ok := tx.cache.tenants[tenant]; ok {
 		return all
 	}
+	return tx.loadWebhooks(tenant, ``)
+}
+
+// loadWebhooks reads the webhooks of a tenant for which a condition holds, and makes them those that the cache has.
+func (tx *sqliteTx) loadWebhooks(tenant uuid.UUID, and string, args ...any) []*sqliteWebhook {
 	var all []*sqliteWebhook
 	tx.queryAll(`
 		SELECT id, locator, record, enabled, suspended_at, epoch, version
-		FROM diverted_webhooks WHERE tenant = ? AND deleted = 0 ORDER BY locator`,
-		[]any{tenant[:]}, func(rows *sql.Rows) error {
+		FROM diverted_webhooks WHERE tenant = ? AND deleted = 0`+and+` ORDER BY locator`,
+		append([]any{tenant[:]}, args...), func(rows *sql.Rows) error {
 			w, err := scanWebhook(rows, tenant)
 			all = append(all, w)
 			return err
@@ -199,11 +206,15 @@ func (tx *sqliteTx) generationUp() {
 	tx.query1(`UPDATE diverted_state SET generation = generation + 1 RETURNING generation`, nil, &tx.generation)
 }
 
-// releaseStep is how many waiting retries become due in one transaction when a webhook becomes active.
-const releaseStep = 1000
+// releaseStep is how many waiting retries become due in one transaction when a webhook becomes active; releaseAll
+// is for a transaction of the host's, which is one.
+const (
+	releaseStep = 1000
+	releaseAll  = -1
+)
 
-// release makes the waiting retries of a webhook due, so many at most (negative: all), in the order of
-// acceptance, and says whether there may be more. Held and fresh deliveries are so already.
+// release makes a step of the waiting retries of a webhook due, in the order of acceptance, and says whether
+// there may be more. Held and fresh deliveries are so already.
 func (tx *sqliteTx) release(row *sqliteWebhook, step int64) (more bool) {
 	n := tx.exec(`
 		UPDATE diverted_deliveries SET due = 0 WHERE id IN (
@@ -279,6 +290,59 @@ func putting(webhook Webhook) func(tx *sqliteTx) (*sqliteWebhook, error) {
 		}
 		return &sqliteWebhook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
 	}
+}
+
+// PutWebhookTx is [WebhookStore.PutWebhook] as a part of the host's transaction, for a host that keeps webhooks in a
+// table of its own: the webhook is saved if and only if tx commits, so the two never differ. Of two transactions on
+// one webhook the second sees what the first has saved. tx must be on the database of the store.
+//
+// Within tx, [SQLiteStore.SendTx] and [SQLiteStore.PublishTx] know the webhook at once. Dispatchers and all others,
+// of every process, know it with the first call after the commit; what becomes due by it they find within a second, or
+// at once after [Dispatcher.Wake]. The store does not see the commit: no [Watcher] is told.
+//
+// As with SendTx, call nothing else that writes once tx has written, and until it ends. A webhook that becomes enabled
+// has all its waiting deliveries made due in tx; while there are many, this takes a moment.
+//
+// The errors are [ErrInvalid] for a value that breaks a rule, after which tx can go on, and those of the database; after
+// the latter roll back, and after an [ErrLocked] repeat the transaction.
+func (s *SQLiteStore) PutWebhookTx(ctx context.Context, tx *sql.Tx, webhook Webhook) (saved Webhook, err error) {
+	if err := webhook.Validate(); err != nil {
+		return Webhook{}, err
+	}
+	err = s.writeTx(ctx, tx, "put webhook", webhook.Key(), func(tx *sqliteTx) (err error) {
+		saved, _, err = tx.change(putting(webhook), releaseAll)
+		return err
+	})
+	if err != nil {
+		return Webhook{}, err
+	}
+	return saved, nil
+}
+
+// writeTx runs apply, which is about one webhook, in the host's transaction instead of the writer's. It knows nothing
+// that the writer remembers, and what it remembers ends with it: it may never be committed. If it is, the writer sees
+// by the generation that its own copies are out of date, as after a change by another process.
+func (s *SQLiteStore) writeTx(ctx context.Context, host *sql.Tx, action string, key WebhookKey, apply func(tx *sqliteTx) error) error {
+	done, err := s.beginTx(ctx, host, action)
+	if err != nil {
+		return err
+	}
+	defer done()
+	tx := &sqliteTx{
+		sqliteWriter: &sqliteWriter{stmts: make(map[string]*sql.Stmt), cache: newWebhookCache(), turns: new(turns.Turns[int64])},
+		now:          s.writer.wall(), call: new(sqliteCall), host: host,
+	}
+	defer func() {
+		for _, stmt := range tx.stmts {
+			stmt.Close()
+		}
+	}()
+	// Of this webhook alone: its tenant may have many, and a host may put all of them.
+	tx.loadWebhooks(key.Tenant, ` AND locator = ?`, key.Webhook[:])
+	if tx.fault == nil {
+		err = apply(tx)
+	}
+	return sqliteError(action, cmp.Or(tx.fault, err))
 }
 
 // CreateWebhook implements [WebhookStore].
@@ -421,7 +485,19 @@ func (s *SQLiteStore) ListWebhooks(ctx context.Context, query WebhookQuery) (Web
 
 // DeleteWebhook implements [WebhookStore].
 func (s *SQLiteStore) DeleteWebhook(ctx context.Context, key WebhookKey, discard bool) error {
-	return s.write(ctx, "delete webhook", func(tx *sqliteTx) error {
+	return s.write(ctx, "delete webhook", deleting(key, discard))
+}
+
+// DeleteWebhookTx is [WebhookStore.DeleteWebhook] as a part of the host's transaction, as [SQLiteStore.PutWebhookTx] is
+// PutWebhook: the webhook is gone if and only if tx commits. Its errors are [ErrNotEmpty] and [ErrNotFound], after which
+// tx can go on, and those of the database.
+func (s *SQLiteStore) DeleteWebhookTx(ctx context.Context, tx *sql.Tx, key WebhookKey, discard bool) error {
+	return s.writeTx(ctx, tx, "delete webhook", key, deleting(key, discard))
+}
+
+// deleting does what DeleteWebhook does.
+func deleting(key WebhookKey, discard bool) func(tx *sqliteTx) error {
+	return func(tx *sqliteTx) error {
 		var one int
 		row := tx.webhook(key)
 		holds := row != nil && tx.query1(`SELECT 1 FROM diverted_deliveries WHERE webhook = ? LIMIT 1`, []any{row.id}, &one)
@@ -443,7 +519,7 @@ func (s *SQLiteStore) DeleteWebhook(ctx context.Context, key WebhookKey, discard
 			tx.purge = append(tx.purge, row.id)
 		}
 		return nil
-	})
+	}
 }
 
 // purgeRows is how many rows of a deleted webhook go in one transaction.

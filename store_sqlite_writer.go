@@ -71,9 +71,10 @@ type sqliteTx struct {
 	*sqliteWriter
 	now   time.Time
 	call  *sqliteCall
-	size  int64 // of the database's pages in use when the transaction began; 0: not looked yet
-	grown int64 // by the bodies that were accepted since
-	fault error // the first failure of SQLite itself: the transaction is lost
+	host  *sql.Tx // the host's transaction that it is; nil: it is the writer's own
+	size  int64   // of the database's pages in use when the transaction began; 0: not looked yet
+	grown int64   // by the bodies that were accepted since
+	fault error   // the first failure of SQLite itself: the transaction is lost
 
 	happened      []happening // to be counted after the commit
 	wroteActivity bool
@@ -422,7 +423,11 @@ func (tx *sqliteTx) prepare(query string) *sql.Stmt {
 	if stmt, ok := tx.stmts[query]; ok {
 		return stmt
 	}
-	stmt, err := tx.conn.PrepareContext(context.Background(), query)
+	prepare := tx.conn.PrepareContext
+	if tx.host != nil {
+		prepare = tx.host.PrepareContext
+	}
+	stmt, err := prepare(context.Background(), query)
 	if err != nil {
 		tx.fault = err
 		return nil
