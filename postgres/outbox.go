@@ -83,7 +83,12 @@ type hostTx interface {
 	query(ctx context.Context, text string, args []any, each func(scan func(...any) error) error) error
 }
 
-type pgxTx struct{ pgx.Tx }
+type pgxTx struct{ querier }
+
+// querier is a transaction of the host's, or a connection of the store's own in one.
+type querier interface {
+	Query(ctx context.Context, text string, args ...any) (pgx.Rows, error)
+}
 
 func (tx pgxTx) query(ctx context.Context, text string, args []any, each func(scan func(...any) error) error) error {
 	rows, err := tx.Query(ctx, text, args...)

@@ -27,6 +27,8 @@ type outbox struct {
 type hostTx struct {
 	send     func(webhook diverted.Webhook, e diverted.Event) (diverted.Acceptance, error)
 	publish  func(tenant uuid.UUID, e diverted.Event) ([]diverted.Acceptance, error)
+	put      func(webhook diverted.Webhook) (diverted.Webhook, error)
+	remove   func(webhook diverted.WebhookKey, discard bool) error
 	exec     func(text string) error
 	commit   func() error
 	rollback func() error
@@ -51,6 +53,8 @@ func outboxes(t *testing.T) []outbox {
 				func(tenant uuid.UUID, e diverted.Event) ([]diverted.Acceptance, error) {
 					return s.PublishTx(ctx, tx, tenant, e)
 				},
+				func(w diverted.Webhook) (diverted.Webhook, error) { return s.PutWebhookTx(ctx, tx, w) },
+				func(w diverted.WebhookKey, discard bool) error { return s.DeleteWebhookTx(ctx, tx, w, discard) },
 				func(text string) error { _, err := tx.Exec(ctx, text); return err },
 				func() error { return tx.Commit(ctx) },
 				func() error { return tx.Rollback(ctx) },
@@ -69,6 +73,8 @@ func outboxes(t *testing.T) []outbox {
 				func(tenant uuid.UUID, e diverted.Event) ([]diverted.Acceptance, error) {
 					return s.PublishSQLTx(ctx, tx, tenant, e)
 				},
+				func(w diverted.Webhook) (diverted.Webhook, error) { return s.PutWebhookSQLTx(ctx, tx, w) },
+				func(w diverted.WebhookKey, discard bool) error { return s.DeleteWebhookSQLTx(ctx, tx, w, discard) },
 				func(text string) error { _, err := tx.ExecContext(ctx, text); return err },
 				tx.Commit,
 				tx.Rollback,
@@ -289,8 +295,17 @@ func TestANilTransactionIsInvalid(t *testing.T) {
 	is.True(isError(err, diverted.ErrInvalid))
 	_, err = s.PublishSQLTx(t.Context(), nil, w.Tenant, newEvent(t))
 	is.True(isError(err, diverted.ErrInvalid))
+	_, err = s.PutWebhookTx(t.Context(), nil, w)
+	is.True(isError(err, diverted.ErrInvalid))
+	_, err = s.PutWebhookSQLTx(t.Context(), nil, w)
+	is.True(isError(err, diverted.ErrInvalid))
+	is.True(isError(s.DeleteWebhookTx(t.Context(), nil, w.Key(), true), diverted.ErrInvalid))
+	is.True(isError(s.DeleteWebhookSQLTx(t.Context(), nil, w.Key(), true), diverted.ErrInvalid))
 	is.NoErr(s.Close())
 	var tx pgx.Tx = struct{ pgx.Tx }{}
 	_, err = s.SendTx(t.Context(), tx, w.Tenant, w.Locator, newEvent(t))
 	is.True(isError(err, diverted.ErrClosed))
+	_, err = s.PutWebhookTx(t.Context(), tx, w)
+	is.True(isError(err, diverted.ErrClosed))
+	is.True(isError(s.DeleteWebhookTx(t.Context(), tx, w.Key(), true), diverted.ErrClosed))
 }

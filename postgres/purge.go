@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 
@@ -17,12 +18,12 @@ const (
 	// are not over, and keeps new ones out.
 	lockHookToDelete = `
 		SELECT id, record IS NOT NULL FROM diverted.webhooks
-		WHERE tenant = $1 AND locator = $2 AND NOT deleted FOR UPDATE`
+		WHERE tenant = $1::uuid AND locator = $2::uuid AND NOT deleted FOR UPDATE`
 
-	selectAny = `SELECT EXISTS (SELECT FROM diverted.deliveries WHERE webhook = $1)`
+	selectAny = `SELECT EXISTS (SELECT FROM diverted.deliveries WHERE webhook = $1::bigint)`
 
 	// The secrets go at once, the rows by and by: a million of them would hold up everybody.
-	markDeleted = `UPDATE diverted.webhooks SET deleted = true, record = NULL WHERE id = $1`
+	markDeleted = `UPDATE diverted.webhooks SET deleted = true, record = NULL WHERE id = $1::bigint`
 
 	// purgeRows is how many deliveries are purged in one transaction.
 	purgeRows = 500
@@ -48,33 +49,7 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 	}
 	defer done()
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		var id int64
-		var known bool
-		err := conn.QueryRow(ctx, s.q(lockHookToDelete), pgUUID(key.Tenant), pgUUID(key.Webhook)).Scan(&id, &known)
-		if err == pgx.ErrNoRows {
-			return notFound(key)
-		} else if err != nil {
-			return err
-		}
-		// What is being accepted at this moment is committed before the look, or finds the webhook gone.
-		if _, err := conn.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, s.lock); err != nil {
-			return err
-		}
-		var any bool
-		if err := conn.QueryRow(ctx, s.q(selectAny), id).Scan(&any); err != nil {
-			return err
-		}
-		switch {
-		case !known && !any:
-			return notFound(key)
-		case any && !discard:
-			return fmt.Errorf("webhook %s: %w", key.Webhook, diverted.ErrNotEmpty)
-		}
-		b := new(pgx.Batch)
-		b.Queue(s.q(markDeleted), id)
-		b.Queue(s.q(`DELETE FROM diverted.notices WHERE webhook = $1`), id)
-		b.Queue(s.q(bump), []int64{id})
-		return conn.SendBatch(ctx, b).Close()
+		return s.deleteIn(ctx, pgxTx{conn}, key, discard)
 	})
 	if err != nil {
 		return wrap("delete webhook", err)
@@ -85,6 +60,66 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 	default:
 	}
 	return nil
+}
+
+// DeleteWebhookTx is DeleteWebhook as a part of the host's transaction, as [Store.PutWebhookTx] is PutWebhook: the
+// webhook is gone if and only if tx commits, and what PutWebhookTx says of others, who wait, holds here too. Its errors
+// are [diverted.ErrNotEmpty] and [diverted.ErrNotFound], after which tx can go on, and those of the database.
+func (s *Store) DeleteWebhookTx(ctx context.Context, tx pgx.Tx, key diverted.WebhookKey, discard bool) error {
+	if tx == nil {
+		return invalid("tx", "must not be nil")
+	}
+	return s.deleteTx(ctx, pgxTx{tx}, key, discard)
+}
+
+// DeleteWebhookSQLTx is [Store.DeleteWebhookTx] for a transaction of package database/sql, through any driver of
+// PostgreSQL.
+func (s *Store) DeleteWebhookSQLTx(ctx context.Context, tx *sql.Tx, key diverted.WebhookKey, discard bool) error {
+	if tx == nil {
+		return invalid("tx", "must not be nil")
+	}
+	return s.deleteTx(ctx, sqlTx{tx}, key, discard)
+}
+
+func (s *Store) deleteTx(ctx context.Context, tx hostTx, key diverted.WebhookKey, discard bool) error {
+	done, err := s.begin(ctx, "delete webhook")
+	if err != nil {
+		return err
+	}
+	defer done()
+	return wrap("delete webhook", s.deleteIn(ctx, tx, key, discard)) // its rows go when purge looks
+}
+
+// deleteIn deletes a webhook in a transaction.
+func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, discard bool) error {
+	var id int64
+	var known, holds bool
+	err := tx.query(ctx, s.q(lockHookToDelete), keyParams(key), func(scan func(...any) error) error { return scan(&id, &known) })
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		return notFound(key)
+	}
+	// What is being accepted at this moment is committed before the look, or finds the webhook gone.
+	if err := run(ctx, tx, `SELECT pg_advisory_xact_lock($1::bigint)`, s.lock); err != nil {
+		return err
+	}
+	if err := tx.query(ctx, s.q(selectAny), []any{id}, func(scan func(...any) error) error { return scan(&holds) }); err != nil {
+		return err
+	}
+	switch {
+	case !known && !holds:
+		return notFound(key)
+	case holds && !discard:
+		return fmt.Errorf("webhook %s: %w", key.Webhook, diverted.ErrNotEmpty)
+	}
+	for _, statement := range []string{markDeleted, `DELETE FROM diverted.notices WHERE webhook = $1::bigint`} {
+		if err := run(ctx, tx, s.q(statement), id); err != nil {
+			return err
+		}
+	}
+	return run(ctx, tx, s.q(bump), bigints([]*hook{{id: id}}))
 }
 
 // purge is a goroutine of the store: it deletes the rows of deleted webhooks, in small steps.

@@ -2,12 +2,13 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
@@ -16,21 +17,23 @@ import (
 // Every transaction that changes webhooks locks their rows first, then those of deliveries and notices, and
 // the one of state last, so that none waits for another that waits for it.
 
+// Those that may be part of a transaction of the host's have parameters as in outbox.go.
 const (
 	findHook = `
-		SELECT now(), ` + hookColumns + ` FROM diverted.webhooks
-		WHERE tenant = $1 AND locator = $2 AND NOT deleted`
+		SELECT now(), id, record, enabled, suspended_at, epoch, version FROM diverted.webhooks
+		WHERE tenant = $1::uuid AND locator = $2::uuid AND NOT deleted`
 	lockHook = findHook + ` FOR NO KEY UPDATE`
 
 	insertHook = `
 		INSERT INTO diverted.webhooks (tenant, locator, record, enabled, suspended_at, epoch, version, changed)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, 0)
+		VALUES ($1::uuid, $2::uuid, $3::text, $4::bool, $5::timestamptz, $6::bigint, $7::bigint, 0)
 		ON CONFLICT (tenant, locator) WHERE NOT deleted DO NOTHING RETURNING id`
 
 	// A record that could not be decoded stays as it is: it may be mended.
 	updateHook = `
-		UPDATE diverted.webhooks SET record = coalesce($2, record), enabled = $3, suspended_at = $4, epoch = $5, version = $6
-		WHERE id = $1 RETURNING id`
+		UPDATE diverted.webhooks SET record = coalesce($2::text, record), enabled = $3::bool,
+			suspended_at = $4::timestamptz, epoch = $5::bigint, version = $6::bigint
+		WHERE id = $1::bigint`
 
 	// bump begins a generation and puts webhooks into it. The row of state is locked to the commit, so
 	// generations become visible in their order.
@@ -42,23 +45,30 @@ const (
 		UPDATE diverted.webhooks SET suspended_at = date_trunc('milliseconds', now())
 		WHERE id = ANY($1::bigint[]) AND suspended_at IS NULL AND NOT deleted`
 
-	// releaseStep is how many waiting retries become due in one transaction when a webhook becomes active.
+	// releaseStep is how many waiting retries become due in one transaction when a webhook becomes active; releaseAll
+	// is for a transaction of the host's, which is one.
 	releaseStep = 1000
+	releaseAll  = 0
 
 	releaseRetries = `
-		UPDATE diverted.deliveries d SET due = '-infinity' FROM (
-			SELECT webhook, event FROM diverted.deliveries
-			WHERE webhook = $1 AND due > '-infinity' AND lease IS NULL LIMIT $2 FOR UPDATE) r
-		WHERE d.webhook = r.webhook AND d.event = r.event`
+		WITH released AS (
+			UPDATE diverted.deliveries d SET due = '-infinity' FROM (
+				SELECT webhook, event FROM diverted.deliveries
+				WHERE webhook = $1::bigint AND due > '-infinity' AND lease IS NULL LIMIT nullif($2::bigint, 0) FOR UPDATE) r
+			WHERE d.webhook = r.webhook AND d.event = r.event RETURNING d.webhook
+		)
+		SELECT count(*) FROM released`
 )
 
 // errAgain has a change look again: somebody else created the webhook meanwhile.
 var errAgain = errors.New("created meanwhile")
 
-// change makes a change to a webhook: decide is given the row that stands, or nil, and the server's time,
-// and returns what to save, or nil or the row that stands to change nothing. If the webhook becomes active by
-// it, what it has is released first, in steps.
-func (s *Store) change(ctx context.Context, action string, key diverted.WebhookKey, decide func(stand *hook, now time.Time) (*hook, error), told ...diverted.ChangeKind) (*hook, error) {
+// decision is what a change makes of a webhook: it is given the row that stands, or nil, and the server's time, and
+// returns what to save, or nil or the row that stands to change nothing.
+type decision func(stand *hook, now time.Time) (*hook, error)
+
+// change makes a change to a webhook. If the webhook becomes active by it, what it has is released first, in steps.
+func (s *Store) change(ctx context.Context, action string, key diverted.WebhookKey, decide decision, told ...diverted.ChangeKind) (*hook, error) {
 	done, err := s.begin(ctx, action)
 	if err != nil {
 		return nil, err
@@ -67,25 +77,8 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 	var saved, stood *hook
 	for more := true; more; {
 		err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-			stand, now, err := s.lockHook(ctx, conn, key)
-			if err != nil {
-				return err
-			}
-			saved, stood, more = nil, stand, false
-			next, err := decide(stand, now)
-			if next == nil || err != nil {
-				return err
-			}
-			if saved = next; next == stand {
-				return nil
-			}
-			if next.active() && stand != nil && stand.known && !stand.active() {
-				if more, err = s.release(ctx, conn, stand.id); more || err != nil {
-					return err
-				}
-			}
-			saved = next
-			return s.save(ctx, conn, next)
+			saved, stood, more, err = s.changeIn(ctx, pgxTx{conn}, key, decide, releaseStep)
+			return err
 		})
 		if errors.Is(err, errAgain) {
 			more = true
@@ -110,67 +103,105 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 	return saved, nil
 }
 
-// lockHook locks and reads the row of a webhook, nil if there is none.
-func (s *Store) lockHook(ctx context.Context, conn *pgxpool.Conn, key diverted.WebhookKey) (*hook, time.Time, error) {
-	return s.readHook(ctx, conn, lockHook, key)
+// changeIn makes a change, or a step of it, in a transaction. It returns what is saved, what stood before, and whether
+// there is more to release first.
+func (s *Store) changeIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, decide decision, step int) (saved, stood *hook, more bool, err error) {
+	stood, now, err := s.readHook(ctx, tx, lockHook, key)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	saved, err = decide(stood, now)
+	if saved == nil || saved == stood || err != nil {
+		return saved, stood, false, err
+	}
+	if saved.active() && stood != nil && stood.known && !stood.active() {
+		if more, err = s.release(ctx, tx, stood.id, step); more || err != nil {
+			return nil, nil, more, err
+		}
+	}
+	return saved, stood, false, s.save(ctx, tx, saved)
 }
 
 // readHook reads the row of a webhook, nil if there is none, and the server's time, by findHook or lockHook.
-func (s *Store) readHook(ctx context.Context, conn *pgxpool.Conn, query string, key diverted.WebhookKey) (*hook, time.Time, error) {
-	var now time.Time
-	var row hookRow
-	err := conn.QueryRow(ctx, s.q(query), pgUUID(key.Tenant), pgUUID(key.Webhook)).Scan(append([]any{&now}, row.dest()...)...)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = conn.QueryRow(ctx, `SELECT now()`).Scan(&now)
-		return nil, now, err
+func (s *Store) readHook(ctx context.Context, tx hostTx, query string, key diverted.WebhookKey) (h *hook, now time.Time, err error) {
+	err = tx.query(ctx, s.q(query), keyParams(key), func(scan func(...any) error) error {
+		w := &diverted.Webhook{Tenant: key.Tenant, Locator: key.Webhook}
+		h = &hook{webhook: w}
+		var record []byte
+		var suspended sql.NullTime
+		if err := scan(&now, &h.id, &record, &w.Enabled, &suspended, &h.epoch, &w.Version); err != nil {
+			return err
+		}
+		if suspended.Valid {
+			w.SuspendedAt = suspended.Time.UTC()
+		}
+		if h.known = record != nil; h.known {
+			h.err = diverted.DecodeWebhook(record, w)
+		}
+		return nil
+	})
+	if h == nil && err == nil {
+		err = tx.query(ctx, `SELECT now()`, nil, func(scan func(...any) error) error { return scan(&now) })
 	}
-	if err != nil {
-		return nil, now, err
-	}
-	return row.hook(), now, nil
+	return h, now, err
+}
+
+// keyParams are the parameters that say which webhook it is.
+func keyParams(key diverted.WebhookKey) []any {
+	return []any{key.Tenant.String(), uuid.UUID(key.Webhook).String()}
 }
 
 // release makes some of the waiting retries of a webhook due, in the order of acceptance, and says whether
 // there may be more. Held and fresh deliveries are so already.
-func (s *Store) release(ctx context.Context, conn *pgxpool.Conn, id int64) (more bool, err error) {
-	if _, err := conn.Exec(ctx, byIndex); err != nil {
-		return false, err
+func (s *Store) release(ctx context.Context, tx hostTx, id int64, step int) (more bool, err error) {
+	if step != releaseAll { // the host's transaction keeps its settings
+		if err := run(ctx, tx, byIndex); err != nil {
+			return false, err
+		}
 	}
-	tag, err := conn.Exec(ctx, s.q(releaseRetries), id, releaseStep)
-	return tag.RowsAffected() == releaseStep, err
+	var n int
+	err = tx.query(ctx, s.q(releaseRetries), []any{id, step}, func(scan func(...any) error) error { return scan(&n) })
+	return step != releaseAll && n == step, err
+}
+
+// run runs a statement whose rows do not matter.
+func run(ctx context.Context, tx hostTx, text string, args ...any) error {
+	return tx.query(ctx, text, args, func(func(...any) error) error { return nil })
 }
 
 // save writes a row, in a new generation. h.id is 0 for a new one.
-func (s *Store) save(ctx context.Context, conn *pgxpool.Conn, h *hook) error {
+func (s *Store) save(ctx context.Context, tx hostTx, h *hook) error {
 	w := h.webhook
-	var record pgtype.Text
+	var record, suspended any
 	if h.known && h.err == nil {
 		encoded, err := diverted.EncodeWebhook(*w)
 		if err != nil {
 			return err
 		}
-		record = pgtype.Text{String: string(encoded), Valid: true}
+		record = string(encoded)
 		w = &diverted.Webhook{Tenant: w.Tenant, Locator: w.Locator, Enabled: w.Enabled, SuspendedAt: w.SuspendedAt, Version: w.Version}
 		if err := diverted.DecodeWebhook(encoded, w); err != nil {
 			return err
 		}
 		h.webhook = w // shares no memory with what the caller gave
 	}
-	suspended := pgtype.Timestamptz{Time: w.SuspendedAt, Valid: w.Suspended()}
+	if w.Suspended() {
+		suspended = w.SuspendedAt
+	}
 	var err error
+	values := []any{record, w.Enabled, suspended, h.epoch, w.Version}
 	if h.id == 0 {
-		err = conn.QueryRow(ctx, s.q(insertHook), pgUUID(w.Tenant), pgUUID(w.Locator), record, w.Enabled, suspended, h.epoch, w.Version).Scan(&h.id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return errAgain
+		err = tx.query(ctx, s.q(insertHook), append(keyParams(w.Key()), values...), func(scan func(...any) error) error { return scan(&h.id) })
+		if h.id == 0 && err == nil {
+			err = errAgain
 		}
 	} else {
-		_, err = conn.Exec(ctx, s.q(updateHook), h.id, record, w.Enabled, suspended, h.epoch, w.Version)
+		err = run(ctx, tx, s.q(updateHook), append([]any{h.id}, values...)...)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, s.q(bump), []int64{h.id})
-	return err
+	return run(ctx, tx, s.q(bump), bigints([]*hook{h}))
 }
 
 // suspendAll suspends webhooks that are locked.
@@ -191,7 +222,12 @@ func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diver
 	if err == nil && webhook.Replacing(stand, s.hints.serverTime()).Version == stand.Version {
 		return stand, nil
 	}
-	return result(s.change(ctx, "put webhook", webhook.Key(), func(stand *hook, now time.Time) (*hook, error) {
+	return result(s.change(ctx, "put webhook", webhook.Key(), putting(webhook)))
+}
+
+// putting decides what PutWebhook saves.
+func putting(webhook diverted.Webhook) decision {
+	return func(stand *hook, now time.Time) (*hook, error) {
 		if stand == nil {
 			stand = &hook{webhook: &diverted.Webhook{}}
 		}
@@ -200,7 +236,60 @@ func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diver
 			return stand, nil
 		}
 		return &hook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
-	}))
+	}
+}
+
+// PutWebhookTx is PutWebhook as a part of the host's transaction, for a host that keeps webhooks in a table of its own:
+// the webhook is saved if and only if tx commits, so the two never differ. Of two transactions on one webhook the second
+// waits for the first, and sees what it has saved. tx must be on the database of the store, through any pool.
+//
+// Within tx, [Store.SendTx] and its like know the webhook at once. Dispatchers and all others, of every process, know
+// it with the first call after the commit; what becomes due by it they are told of at the commit (see
+// [Config.NoNotify]). The store does not see the commit: no [diverted.Watcher] is told of the change itself.
+//
+// From here to the end of tx, whatever else accepts events or changes webhooks waits for it, in every process, and
+// fails with a [diverted.ErrLocked] after 30 s. So let it be the last that tx does, commit at once, and meanwhile call
+// nothing else of the store or of a dispatcher but what is part of tx. A webhook that becomes enabled has all its waiting
+// deliveries made due in tx; while there are many, this takes a moment.
+//
+// The errors are [diverted.ErrInvalid] for a value that breaks a rule, after which tx can go on, and those of the
+// database; after the latter roll back, and after a [diverted.ErrLocked], of which one of two transactions that wait for
+// each other dies, repeat the transaction.
+func (s *Store) PutWebhookTx(ctx context.Context, tx pgx.Tx, webhook diverted.Webhook) (diverted.Webhook, error) {
+	if tx == nil {
+		return diverted.Webhook{}, invalid("tx", "must not be nil")
+	}
+	return s.putTx(ctx, pgxTx{tx}, webhook)
+}
+
+// PutWebhookSQLTx is [Store.PutWebhookTx] for a transaction of package database/sql, through any driver of PostgreSQL.
+func (s *Store) PutWebhookSQLTx(ctx context.Context, tx *sql.Tx, webhook diverted.Webhook) (diverted.Webhook, error) {
+	if tx == nil {
+		return diverted.Webhook{}, invalid("tx", "must not be nil")
+	}
+	return s.putTx(ctx, sqlTx{tx}, webhook)
+}
+
+func (s *Store) putTx(ctx context.Context, tx hostTx, webhook diverted.Webhook) (diverted.Webhook, error) {
+	const action = "put webhook"
+	if err := webhook.Validate(); err != nil {
+		return diverted.Webhook{}, err
+	}
+	done, err := s.begin(ctx, action)
+	if err != nil {
+		return diverted.Webhook{}, err
+	}
+	defer done()
+	for {
+		saved, stood, _, err := s.changeIn(ctx, tx, webhook.Key(), putting(webhook), releaseAll)
+		if errors.Is(err, errAgain) {
+			continue
+		}
+		if err == nil && s.notify && saved.active() && stood != nil && !stood.active() {
+			err = run(ctx, tx, outboxNote, s.schema, "0:"+noteList(map[int64]bool{saved.id: true}))
+		}
+		return result(saved, wrap(action, err))
+	}
 }
 
 // CreateWebhook implements [diverted.WebhookStore].
