@@ -142,7 +142,7 @@ func (s *Store) selectForBulk(ctx context.Context, r *diverted.BulkRequest, b *b
 	var h *hook
 	var now time.Time
 	err = s.repeat(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-		h, now, err = s.readHook(ctx, pgxTx{conn}, findHook, r.Webhook)
+		h, now, err = s.readHook(ctx, own(conn), findHook, r.Webhook)
 		return err
 	})
 	if err != nil {
@@ -196,7 +196,7 @@ type bulkDone struct {
 // bulkPart changes events of a part. The webhook's row is locked, so that it is neither suspended nor made active
 // meanwhile.
 func (s *Store) bulkPart(ctx context.Context, conn *pgxpool.Conn, r *diverted.BulkRequest, b *bulk, events uuids) (p bulkDone, err error) {
-	h, now, err := s.readHook(ctx, pgxTx{conn}, lockHook, r.Webhook)
+	h, now, err := s.readHook(ctx, own(conn), lockHook, r.Webhook)
 	if err != nil {
 		return p, err
 	}

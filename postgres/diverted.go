@@ -72,7 +72,7 @@ func (s *Store) Divert(ctx context.Context, event diverted.DivertedEvent) error 
 			if id == 0 {
 				created = true
 				h := &hook{webhook: &diverted.Webhook{Tenant: event.Tenant, Locator: event.Webhook}}
-				if err := s.save(ctx, pgxTx{conn}, h); err != nil {
+				if err := s.save(ctx, own(conn), h); err != nil {
 					return err
 				}
 				id = h.id
@@ -314,7 +314,7 @@ func (s *Store) Resend(ctx context.Context, key diverted.Key) error {
 	var id int64
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		// The webhook's row is locked, so that none is resent to one that is being suspended.
-		h, _, err := s.readHook(ctx, pgxTx{conn}, lockHook, key.WebhookKey())
+		h, _, err := s.readHook(ctx, own(conn), lockHook, key.WebhookKey())
 		if err != nil {
 			return err
 		}

@@ -78,14 +78,14 @@ func (s *Store) PublishSQLTx(ctx context.Context, tx *sql.Tx, tenant uuid.UUID, 
 	return s.acceptTx(ctx, sqlTx{tx}, "publish", tenant, ulid.Zero, event)
 }
 
-// hostTx is a transaction of the host's.
+// hostTx is a transaction of the host's, or one of the store's own in which the same is done.
 type hostTx interface {
 	query(ctx context.Context, text string, args []any, each func(scan func(...any) error) error) error
 }
 
 type pgxTx struct{ querier }
 
-// querier is a transaction of the host's, or a connection of the store's own in one.
+// querier is a transaction, or a connection that is in one.
 type querier interface {
 	Query(ctx context.Context, text string, args ...any) (pgx.Rows, error)
 }
@@ -102,6 +102,16 @@ func (tx pgxTx) query(ctx context.Context, text string, args []any, each func(sc
 		}
 	}
 	return rows.Err()
+}
+
+// ownTx is a transaction of the store's own.
+type ownTx struct{ pgxTx }
+
+func own(conn querier) hostTx { return ownTx{pgxTx{conn}} }
+
+func isOwn(tx hostTx) bool {
+	_, is := tx.(ownTx)
+	return is
 }
 
 type sqlTx struct{ *sql.Tx }

@@ -49,7 +49,7 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 	}
 	defer done()
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		return s.deleteIn(ctx, pgxTx{conn}, key, discard)
+		return s.deleteIn(ctx, own(conn), key, discard)
 	})
 	if err != nil {
 		return wrap("delete webhook", err)
@@ -63,8 +63,9 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 }
 
 // DeleteWebhookTx is DeleteWebhook as a part of the host's transaction, as [Store.PutWebhookTx] is PutWebhook: the
-// webhook is gone if and only if tx commits, and what PutWebhookTx says of others, who wait, holds here too. Its errors
-// are [diverted.ErrNotEmpty] and [diverted.ErrNotFound], after which tx can go on, and those of the database.
+// webhook is gone if and only if tx commits. Without discard, whatever is accepted for any webhook waits for tx, in every
+// process, and fails with a [diverted.ErrLocked] after 30 s: commit at once. The errors are [diverted.ErrNotEmpty] and
+// [diverted.ErrNotFound], after which tx can go on, and those of the database.
 func (s *Store) DeleteWebhookTx(ctx context.Context, tx pgx.Tx, key diverted.WebhookKey, discard bool) error {
 	if tx == nil {
 		return invalid("tx", "must not be nil")
@@ -101,9 +102,12 @@ func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey
 	if id == 0 {
 		return notFound(key)
 	}
-	// What is being accepted at this moment is committed before the look, or finds the webhook gone.
-	if err := run(ctx, tx, `SELECT pg_advisory_xact_lock($1::bigint)`, s.lock); err != nil {
-		return err
+	// What is being accepted at this moment is committed before the look, or finds the webhook gone. Where all goes in
+	// any case, a transaction of the host's need not keep everybody waiting: what is still accepted goes with it.
+	if !discard || isOwn(tx) {
+		if err := run(ctx, tx, `SELECT pg_advisory_xact_lock($1::bigint)`, s.lock); err != nil {
+			return err
+		}
 	}
 	if err := tx.query(ctx, s.q(selectAny), []any{id}, func(scan func(...any) error) error { return scan(&holds) }); err != nil {
 		return err
@@ -119,7 +123,7 @@ func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey
 			return err
 		}
 	}
-	return run(ctx, tx, s.q(bump), bigints([]*hook{{id: id}}))
+	return s.bump(ctx, tx, &hook{id: id})
 }
 
 // purge is a goroutine of the store: it deletes the rows of deleted webhooks, in small steps.

@@ -23,7 +23,7 @@ import (
 var migrationFiles embed.FS
 
 // minimums is, for each schema version, the oldest one whose release may open the database.
-var minimums = []int{1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
+var minimums = []int{1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1}
 
 // oldestServer is the server_version_num of PostgreSQL 13.
 const oldestServer = 130000

@@ -240,7 +240,7 @@ func TestAMigrationAndAProcessAtWorkDoNotWaitForEachOther(t *testing.T) {
 	execute(t, admin, `SET search_path TO `+schema+`;
 		DROP INDEX deliveries_diverted_type; DROP INDEX deliveries_diverted;
 		CREATE INDEX deliveries_diverted ON deliveries (webhook, event) WHERE due IS NULL;
-		DROP INDEX hours_last; DELETE FROM migrations WHERE version >= 5; RESET search_path`)
+		DROP INDEX hours_last; DROP TRIGGER webhooks_generation ON webhooks; DELETE FROM migrations WHERE version >= 5; RESET search_path`)
 	worker, err := admin.Begin(t.Context())
 	is.NoErr(err)
 	defer worker.Rollback(t.Context())

@@ -41,6 +41,9 @@ const (
 		WITH next AS (UPDATE diverted.state SET generation = generation + 1 RETURNING generation)
 		UPDATE diverted.webhooks SET changed = next.generation FROM next WHERE id = ANY($1::bigint[])`
 
+	// bumpLater has the commit do so, by a trigger: a transaction of the host's may take its time.
+	bumpLater = `UPDATE diverted.webhooks SET changed = -1 WHERE id = ANY($1::bigint[])`
+
 	suspendHooks = `
 		UPDATE diverted.webhooks SET suspended_at = date_trunc('milliseconds', now())
 		WHERE id = ANY($1::bigint[]) AND suspended_at IS NULL AND NOT deleted`
@@ -77,7 +80,7 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 	var saved, stood *hook
 	for more := true; more; {
 		err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-			saved, stood, more, err = s.changeIn(ctx, pgxTx{conn}, key, decide, releaseStep)
+			saved, stood, more, err = s.changeIn(ctx, own(conn), key, decide)
 			return err
 		})
 		if errors.Is(err, errAgain) {
@@ -105,7 +108,7 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 
 // changeIn makes a change, or a step of it, in a transaction. It returns what is saved, what stood before, and whether
 // there is more to release first.
-func (s *Store) changeIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, decide decision, step int) (saved, stood *hook, more bool, err error) {
+func (s *Store) changeIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, decide decision) (saved, stood *hook, more bool, err error) {
 	stood, now, err := s.readHook(ctx, tx, lockHook, key)
 	if err != nil {
 		return nil, nil, false, err
@@ -115,7 +118,7 @@ func (s *Store) changeIn(ctx context.Context, tx hostTx, key diverted.WebhookKey
 		return saved, stood, false, err
 	}
 	if saved.active() && stood != nil && stood.known && !stood.active() {
-		if more, err = s.release(ctx, tx, stood.id, step); more || err != nil {
+		if more, err = s.release(ctx, tx, stood.id); more || err != nil {
 			return nil, nil, more, err
 		}
 	}
@@ -153,8 +156,10 @@ func keyParams(key diverted.WebhookKey) []any {
 
 // release makes some of the waiting retries of a webhook due, in the order of acceptance, and says whether
 // there may be more. Held and fresh deliveries are so already.
-func (s *Store) release(ctx context.Context, tx hostTx, id int64, step int) (more bool, err error) {
-	if step != releaseAll { // the host's transaction keeps its settings
+func (s *Store) release(ctx context.Context, tx hostTx, id int64) (more bool, err error) {
+	step := releaseAll
+	if isOwn(tx) { // the host's keeps its settings
+		step = releaseStep
 		if err := run(ctx, tx, byIndex); err != nil {
 			return false, err
 		}
@@ -201,7 +206,16 @@ func (s *Store) save(ctx context.Context, tx hostTx, h *hook) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, tx, s.q(bump), bigints([]*hook{h}))
+	return s.bump(ctx, tx, h)
+}
+
+// bump puts a webhook into a new generation: in the store's own transaction, which ends with it, now, else at the commit.
+func (s *Store) bump(ctx context.Context, tx hostTx, h *hook) error {
+	statement := bumpLater
+	if isOwn(tx) {
+		statement = bump
+	}
+	return run(ctx, tx, s.q(statement), bigints([]*hook{h}))
 }
 
 // suspendAll suspends webhooks that are locked.
@@ -247,14 +261,14 @@ func putting(webhook diverted.Webhook) decision {
 // it with the first call after the commit; what becomes due by it they are told of at the commit (see
 // [Config.NoNotify]). The store does not see the commit: no [diverted.Watcher] is told of the change itself.
 //
-// From here to the end of tx, whatever else accepts events or changes webhooks waits for it, in every process, and
-// fails with a [diverted.ErrLocked] after 30 s. So let it be the last that tx does, commit at once, and meanwhile call
-// nothing else of the store or of a dispatcher but what is part of tx. A webhook that becomes enabled has all its waiting
-// deliveries made due in tx; while there are many, this takes a moment.
+// Until tx ends, whatever else changes, suspends or deletes this webhook waits for it. So meanwhile call nothing else that
+// writes, of the store or a dispatcher, but what is part of tx: it would wait for tx and tx for it. A webhook that becomes
+// enabled has all its waiting deliveries made due in tx; while there are many, this takes a moment.
 //
 // The errors are [diverted.ErrInvalid] for a value that breaks a rule, after which tx can go on, and those of the
 // database; after the latter roll back, and after a [diverted.ErrLocked], of which one of two transactions that wait for
-// each other dies, repeat the transaction.
+// each other dies, repeat the transaction. With an isolation above READ COMMITTED the commit itself may fail so
+// (SQLSTATE 40001), where other webhooks have changed meanwhile.
 func (s *Store) PutWebhookTx(ctx context.Context, tx pgx.Tx, webhook diverted.Webhook) (diverted.Webhook, error) {
 	if tx == nil {
 		return diverted.Webhook{}, invalid("tx", "must not be nil")
@@ -281,7 +295,7 @@ func (s *Store) putTx(ctx context.Context, tx hostTx, webhook diverted.Webhook) 
 	}
 	defer done()
 	for {
-		saved, stood, _, err := s.changeIn(ctx, tx, webhook.Key(), putting(webhook), releaseAll)
+		saved, stood, _, err := s.changeIn(ctx, tx, webhook.Key(), putting(webhook))
 		if errors.Is(err, errAgain) {
 			continue
 		}

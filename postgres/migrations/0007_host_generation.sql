@@ -1,0 +1,11 @@
+-- A transaction of the host's that changes webhooks sets changed to -1, and its commit begins the generation. Until then
+-- it does not lock the row of state, for which whoever accepts events or suspends webhooks would wait, in every process.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true); -- the function's, no table of the host's before it
+CREATE OR REPLACE FUNCTION begin_generation() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+	WITH next AS (UPDATE state SET generation = generation + 1 RETURNING generation)
+	UPDATE webhooks SET changed = next.generation FROM next WHERE id = NEW.id;
+	RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER webhooks_generation AFTER UPDATE OF changed ON webhooks
+	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.changed < 0) EXECUTE FUNCTION begin_generation();
