@@ -206,16 +206,17 @@ func (tx *sqliteTx) generationUp() {
 	tx.query1(`UPDATE diverted_state SET generation = generation + 1 RETURNING generation`, nil, &tx.generation)
 }
 
-// releaseStep is how many waiting retries become due in one transaction when a webhook becomes active; releaseAll
-// is for a transaction of the host's, which is one.
-const (
-	releaseStep = 1000
-	releaseAll  = -1
-)
+// releaseStep is how many waiting retries become due in one transaction when a webhook becomes active. In one of the
+// host's all do, since it is one.
+const releaseStep = 1000
 
-// release makes a step of the waiting retries of a webhook due, in the order of acceptance, and says whether
-// there may be more. Held and fresh deliveries are so already.
-func (tx *sqliteTx) release(row *sqliteWebhook, step int64) (more bool) {
+// release makes the waiting retries of a webhook due, in the order of acceptance, and says whether there
+// may be more. Held and fresh deliveries are so already.
+func (tx *sqliteTx) release(row *sqliteWebhook) (more bool) {
+	step := int64(releaseStep)
+	if tx.host != nil {
+		step = -1 // no limit
+	}
 	n := tx.exec(`
 		UPDATE diverted_deliveries SET due = 0 WHERE id IN (
 			SELECT id FROM diverted_deliveries WHERE webhook = ?1 AND due > 0 AND token IS NULL LIMIT ?2)`,
@@ -225,7 +226,7 @@ func (tx *sqliteTx) release(row *sqliteWebhook, step int64) (more bool) {
 
 // change makes a change to a webhook. decide returns what to save: nil, or the row that stands, for nothing. If the
 // webhook becomes active by it, a step of what it has is released first; if there is more, nothing is saved yet.
-func (tx *sqliteTx) change(decide func(tx *sqliteTx) (*sqliteWebhook, error), step int64) (saved Webhook, more bool, err error) {
+func (tx *sqliteTx) change(decide func(tx *sqliteTx) (*sqliteWebhook, error)) (saved Webhook, more bool, err error) {
 	row, err := decide(tx)
 	if row == nil || err != nil {
 		return Webhook{}, false, err
@@ -235,7 +236,7 @@ func (tx *sqliteTx) change(decide func(tx *sqliteTx) (*sqliteWebhook, error), st
 		return row.webhook.clone(), false, nil
 	}
 	if row.active() && stand != nil && stand.known && !stand.active() {
-		if tx.release(row, step) {
+		if tx.release(row) {
 			tx.call.changes = nil
 			return Webhook{}, true, nil
 		}
@@ -254,7 +255,7 @@ func (s *SQLiteStore) saveInSteps(ctx context.Context, action string, decide fun
 		var saved Webhook
 		var more bool
 		err := s.write(ctx, action, func(tx *sqliteTx) (err error) {
-			saved, more, err = tx.change(decide, releaseStep)
+			saved, more, err = tx.change(decide)
 			return err
 		})
 		if err != nil {
@@ -310,7 +311,7 @@ func (s *SQLiteStore) PutWebhookTx(ctx context.Context, tx *sql.Tx, webhook Webh
 		return Webhook{}, err
 	}
 	err = s.writeTx(ctx, tx, "put webhook", webhook.Key(), func(tx *sqliteTx) (err error) {
-		saved, _, err = tx.change(putting(webhook), releaseAll)
+		saved, _, err = tx.change(putting(webhook))
 		return err
 	})
 	if err != nil {

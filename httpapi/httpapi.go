@@ -137,7 +137,8 @@ type Config struct {
 	Resend func(ctx context.Context, event diverted.DivertedEvent) error
 
 	// Webhooks keeps webhooks. A [diverted.Store] is one; one of yours that wraps it can refuse what breaks your own
-	// rules, by a [diverted.InvalidError]. Nil: the webhook routes do not exist.
+	// rules, by a [diverted.InvalidError]. If you keep webhooks in a table of your own, it must write to that: what
+	// changes in the store alone, your next PutWebhook overwrites. Nil: the webhook routes do not exist.
 	Webhooks diverted.WebhookStore
 
 	// Publisher publishes events. A [diverted.Dispatcher] is one. Nil: the event route does not exist.
