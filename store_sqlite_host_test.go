@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -273,3 +275,53 @@ func TestWhatATransactionCannotPutLeavesItUsable(t *testing.T) {
 	_, err = h.s.PutWebhookTx(h.ctx, tx, w)
 	is.True(errors.Is(err, ErrClosed))
 }
+
+func TestADispatcherSeesWhatATransactionPutWithinASecondAndAtOnceIfItIsWoken(t *testing.T) {
+	for _, wake := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			is := is.New(t)
+			db := openHost(t, walOptions)
+			defer db.Close()
+			s, err := NewSQLiteStore(t.Context(), db)
+			is.NoErr(err)
+			defer s.Close()
+			sent := make(chan string, 1)
+			d, err := NewDispatcher(s, Config{Transport: transport(func(r *http.Request) (*http.Response, error) {
+				sent <- r.URL.String()
+				return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
+			})})
+			is.NoErr(err)
+			ctx, stop := context.WithCancel(t.Context())
+			ran := make(chan error, 1)
+			go func() { ran <- d.Run(ctx) }()
+			synctest.Wait()
+
+			w := NewWebhook(acme, "billing", "https://example.com/hook", "*")
+			for _, w.Endpoint.URL = range []string{"https://example.com/old", "https://example.com/new"} {
+				tx, err := db.BeginTx(t.Context(), nil)
+				is.NoErr(err)
+				_, err = s.PutWebhookTx(t.Context(), tx, w)
+				is.NoErr(err)
+				_, err = s.PublishTx(t.Context(), tx, acme, realEvent(t, 0))
+				is.NoErr(err)
+				is.NoErr(tx.Commit())
+				committed := time.Now()
+				if wake {
+					d.Wake()
+				}
+				is.Equal(<-sent, w.Endpoint.URL)
+				within := time.Second
+				if wake {
+					within = 0
+				}
+				is.True(time.Since(committed) <= within+200*time.Millisecond) // the writer may have waited for tx, 100 ms at a time
+			}
+			stop()
+			is.NoErr(<-ran)
+		})
+	}
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
