@@ -142,10 +142,10 @@ const (
 // WebhookStore keeps webhooks. A webhook that was deleted is as if it had never been.
 type WebhookStore interface {
 	// PutWebhook creates or replaces the webhook of this identity, and returns it as it is saved. It is for
-	// hosts that keep webhooks in a table of their own (see also [SQLiteStore.PutWebhookTx]): the suspension and the old secrets of the webhook
-	// that it replaces remain, as [Webhook.Replacing] says. Enabling it is as in UpdateWebhook. Where it changes
-	// nothing, it writes nothing: the webhook that stands is returned, with the version that it has. A value
-	// that breaks a rule is an ErrInvalid.
+	// hosts that keep webhooks in a table of their own (see also [SQLiteStore.PutWebhookTx]): the suspension
+	// and the old secrets of the webhook that it replaces remain, as [Webhook.Replacing] says. Enabling it is
+	// as in UpdateWebhook. Where it changes nothing, it writes nothing: the webhook that stands is returned,
+	// with the version that it has. A value that breaks a rule is an ErrInvalid.
 	PutWebhook(ctx context.Context, webhook Webhook) (Webhook, error)
 
 	// CreateWebhook saves a webhook that is not there yet, as version 1 and not suspended, and returns it
@@ -246,8 +246,9 @@ type WebhookPage struct {
 // dispatcher need not poll. Both stores of this package have it.
 type Watcher interface {
 	// Watch calls f after every commit of a change made through this store value, except those made by
-	// Work and those that are part of a transaction of the host's, until stop is called; and with a [ChangeDue] where the store hears of others. f is called for
-	// one change after the other, must be quick, and must call neither the store nor stop.
+	// Work and those that are part of a transaction of the host's, until stop is called; and with a
+	// [ChangeDue] where the store hears of others. f is called for one change after the other, must be quick,
+	// and must call neither the store nor stop.
 	Watch(f func(Change)) (stop func())
 }
 

@@ -63,9 +63,11 @@ func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, disc
 }
 
 // DeleteWebhookTx is DeleteWebhook as a part of the host's transaction, as [Store.PutWebhookTx] is PutWebhook: the
-// webhook is gone if and only if tx commits. Without discard, whatever is accepted for any webhook waits for tx, in every
-// process, and fails with a [diverted.ErrLocked] after 30 s: commit at once. The errors are [diverted.ErrNotEmpty] and
-// [diverted.ErrNotFound], after which tx can go on, and those of the database.
+// webhook is gone if and only if tx commits. Without discard, tx must be READ COMMITTED, and whatever is accepted for any
+// webhook waits for it, in every process, and fails with a [diverted.ErrLocked] after 30 s: commit at once.
+//
+// The errors are [diverted.ErrNotEmpty], [diverted.ErrNotFound] and [diverted.ErrUnsupported] (the isolation), after which
+// tx can go on, and those of the database.
 func (s *Store) DeleteWebhookTx(ctx context.Context, tx pgx.Tx, key diverted.WebhookKey, discard bool) error {
 	if tx == nil {
 		return invalid("tx", "must not be nil")
@@ -101,6 +103,16 @@ func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey
 	}
 	if id == 0 {
 		return notFound(key)
+	}
+	if !discard && !isOwn(tx) {
+		var isolation string
+		err := tx.query(ctx, `SELECT current_setting('transaction_isolation')`, nil, func(scan func(...any) error) error { return scan(&isolation) })
+		if err == nil && isolation != "read committed" { // it would not see what was accepted since it began
+			err = fmt.Errorf("%w: without discard the transaction must be READ COMMITTED, was %s", diverted.ErrUnsupported, isolation)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	// What is being accepted at this moment is committed before the look, or finds the webhook gone. Where all goes in
 	// any case, a transaction of the host's need not keep everybody waiting: what is still accepted goes with it.

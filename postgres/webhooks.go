@@ -267,8 +267,8 @@ func putting(webhook diverted.Webhook) decision {
 //
 // The errors are [diverted.ErrInvalid] for a value that breaks a rule, after which tx can go on, and those of the
 // database; after the latter roll back, and after a [diverted.ErrLocked], of which one of two transactions that wait for
-// each other dies, repeat the transaction. With an isolation above READ COMMITTED the commit itself may fail so
-// (SQLSTATE 40001), where other webhooks have changed meanwhile.
+// each other dies, repeat the transaction. With an isolation above READ COMMITTED repeat it too if the commit fails with
+// the SQLSTATE 40001, as it does where any webhook has changed since it began.
 func (s *Store) PutWebhookTx(ctx context.Context, tx pgx.Tx, webhook diverted.Webhook) (diverted.Webhook, error) {
 	if tx == nil {
 		return diverted.Webhook{}, invalid("tx", "must not be nil")

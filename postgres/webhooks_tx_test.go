@@ -146,7 +146,11 @@ func TestAWebhookDeletedInATransactionIsGoneExactlyIfItCommits(t *testing.T) {
 		foreign.Tenant = uuid.New()
 
 		tx := o.begin(t, s)
-		is.True(isError(tx.remove(w.Key(), false), diverted.ErrNotEmpty))
+		refused, discard := diverted.ErrNotEmpty, false
+		if o.name != "pgx" { // which is REPEATABLE READ, and would not see all that was accepted
+			refused, discard = diverted.ErrUnsupported, true
+		}
+		is.True(isError(tx.remove(w.Key(), false), refused))
 		is.True(isError(tx.remove(foreign.Key(), true), diverted.ErrNotFound))
 		is.NoErr(tx.remove(w.Key(), true))
 		is.True(isError(tx.remove(w.Key(), true), diverted.ErrNotFound))
@@ -158,7 +162,7 @@ func TestAWebhookDeletedInATransactionIsGoneExactlyIfItCommits(t *testing.T) {
 		again, err := tx.put(w) // as if it had never been
 		is.NoErr(err)
 		is.Equal(again.Version, int64(1))
-		is.NoErr(tx.remove(w.Key(), false))
+		is.NoErr(tx.remove(w.Key(), discard))
 		is.NoErr(tx.commit())
 		for _, s := range []*postgres.Store{s, other} {
 			r, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
