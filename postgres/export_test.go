@@ -14,3 +14,6 @@ func (s *Store) RememberAtMost(n int) {
 
 // PurgeDeleted is one look of the goroutine that purges deleted webhooks.
 func (s *Store) PurgeDeleted(ctx context.Context) error { return s.purgeAll(ctx) }
+
+// NewsPause is the least time between two notes, for the tests.
+const NewsPause = newsPause
