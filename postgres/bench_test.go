@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/oklog/ulid/v2"
 
@@ -142,6 +143,53 @@ func BenchmarkWork(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+// BenchmarkHostTransactions commits transactions of the host's, an insert each, from 16 goroutines: alone, and with a
+// PublishTx to one webhook.
+func BenchmarkHostTransactions(b *testing.B) {
+	for _, what := range []string{"alone", "NoNotify", "default"} {
+		b.Run(what, func(b *testing.B) {
+			ctx := context.Background()
+			pool, schema := newPool(b, poolOf(16)), newSchema()
+			s, err := postgres.Open(ctx, pool, postgres.Config{Schema: schema, NoNotify: what == "NoNotify"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			w := newWebhook(b, s, uuid.New())
+			if _, err := pool.Exec(ctx, `CREATE TABLE `+schema+`.orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)`); err != nil {
+				b.Fatal(err)
+			}
+			one := func(tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, `INSERT INTO `+schema+`.orders (note) VALUES ($1)`, "thank you")
+				if err != nil || what == "alone" {
+					return err
+				}
+				event, err := diverted.NewEvent("order.paid", map[string]string{"note": "thank you"})
+				if err == nil {
+					_, err = s.PublishTx(ctx, tx, w.Tenant, event)
+				}
+				return err
+			}
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			b.ResetTimer()
+			var group sync.WaitGroup
+			for range 16 {
+				group.Go(func() {
+					for left.Add(-1) >= 0 {
+						if err := pgx.BeginFunc(ctx, pool, one); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 		})
 	}
 }

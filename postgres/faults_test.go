@@ -212,11 +212,12 @@ func (c *faultCell) operate(ctx context.Context, hooks map[string]diverted.Webho
 func (c *faultCell) resend(ctx context.Context, hooks map[string]diverted.Webhook, some bool) (left int, err error) {
 	for _, w := range hooks {
 		err := persist(ctx, func() error {
-			page, err := c.store.ListDiverted(ctx, diverted.DivertedQuery{Webhook: w.Key(), Limit: diverted.MaxPage})
+			// What is diverted meanwhile is not pending any more, so it must be looked for afterwards.
+			pending, err := c.store.ListPending(ctx, diverted.DivertedQuery{Webhook: w.Key(), Limit: 1})
 			if err != nil {
 				return err
 			}
-			pending, err := c.store.ListPending(ctx, diverted.DivertedQuery{Webhook: w.Key(), Limit: 1})
+			page, err := c.store.ListDiverted(ctx, diverted.DivertedQuery{Webhook: w.Key(), Limit: diverted.MaxPage})
 			if err != nil {
 				return err
 			}

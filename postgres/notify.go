@@ -18,8 +18,8 @@ import (
 // process looks at everything every second in any case.
 
 const (
-	// newsPause is the least time between two notes: PostgreSQL lets one transaction that notifies commit at a
-	// time, and wakes every process that listens.
+	// newsPause is the least time between two notes, and between two that the host's transactions carry:
+	// PostgreSQL lets one transaction that notifies commit at a time, and wakes every process that listens.
 	newsPause = 25 * time.Millisecond
 	// newsIDs bounds a note, whose payload must be less than 8,000 bytes. More become a note of everything.
 	newsIDs = 350
@@ -91,16 +91,47 @@ func (s *Store) announce() {
 			return
 		case <-s.news.ready:
 		}
-		payload := fmt.Sprintf("%d:%s", s.instance, s.news.take())
-		// An error is met by whoever has something to lose; others find the news by themselves.
-		_ = s.batch(s.background, beginTx, func(b *pgx.Batch) {
-			b.Queue(noteAsync)
-			b.Queue(note, s.schema, payload)
-		})
+		s.tell(s.instance, s.news.take())
 		select {
 		case <-s.background.Done():
 			return
 		case <-pause.C:
+		}
+	}
+}
+
+// tell sends a note. An error is met by whoever has something to lose; others find the news by themselves.
+func (s *Store) tell(from int64, list string) {
+	_ = s.batch(s.background, beginTx, func(b *pgx.Batch) {
+		b.Queue(noteAsync)
+		b.Queue(note, s.schema, fmt.Sprintf("%d:%s", from, list))
+	})
+}
+
+// carries says whether one of the host's transactions carries a note itself. They would all commit one after the
+// other if each did; so one does in newsPause, by a clock that nobody sets, and the others leave theirs in owed.
+func (s *Store) carries() bool {
+	now, last := int64(time.Since(s.opened)), s.carried.Load()
+	return (last == 0 || now-last >= int64(newsPause)) && s.carried.CompareAndSwap(last, now)
+}
+
+// announceOwed is a goroutine of the store: it tells of what the host's transactions carried no note of, from nobody, a
+// little later, when most of them have committed.
+func (s *Store) announceOwed() {
+	for {
+		select {
+		case <-s.background.Done():
+			return
+		case <-s.owed.ready:
+		}
+		list := s.owed.take()
+		select {
+		case <-s.background.Done():
+			return
+		case <-time.After(newsPause):
+		}
+		if list != "" {
+			s.tell(0, list)
 		}
 	}
 }

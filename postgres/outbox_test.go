@@ -3,6 +3,8 @@ package postgres_test
 import (
 	"context"
 	"database/sql"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -281,6 +283,66 @@ func TestDispatchersAreToldAtTheCommit(t *testing.T) {
 		is.NoErr(err)
 		is.Equal(len(r.Claims), 1) // without a refresh
 	})
+}
+
+// PostgreSQL commits those that notify one after the other.
+func TestOfManyTransactionsFewCarryANote(t *testing.T) {
+	is := is.New(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pool := newPool(t)
+	s := open(t, newPool(t), newSchema())
+	first, last := newWebhook(t, s, uuid.New()), newWebhook(t, s, uuid.New())
+	ids := make(map[ulid.ULID]string)
+	for _, w := range []diverted.Webhook{first, last} {
+		var id string
+		is.NoErr(pool.QueryRow(ctx, `SELECT id::text FROM `+s.Schema()+`.webhooks WHERE locator = $1`, uuid.UUID(w.Locator)).Scan(&id))
+		ids[w.Locator] = id
+	}
+	listener, err := pool.Acquire(ctx)
+	is.NoErr(err)
+	defer listener.Release()
+	_, err = listener.Exec(ctx, `LISTEN `+s.Schema())
+	is.NoErr(err)
+	host, err := pool.Acquire(ctx)
+	is.NoErr(err)
+	defer host.Release()
+	send := func(w diverted.Webhook) {
+		t.Helper()
+		tx, err := host.Begin(ctx)
+		is.NoErr(err)
+		_, err = s.SendTx(ctx, tx, w.Tenant, w.Locator, newEvent(t))
+		is.NoErr(err)
+		is.NoErr(tx.Commit(ctx))
+	}
+	// carried waits for a note of a webhook, and counts those that the host's transactions carried until then.
+	carried := func(of diverted.Webhook) (n int) {
+		t.Helper()
+		for {
+			note, err := listener.Conn().WaitForNotification(ctx)
+			is.NoErr(err)
+			if note.PID == host.Conn().PgConn().PID() {
+				n++
+			}
+			_, list, _ := strings.Cut(note.Payload, ":")
+			if slices.Contains(strings.Fields(list), ids[of.Locator]) {
+				return n
+			}
+		}
+	}
+	began := time.Now()
+	for range 200 {
+		send(first)
+	}
+	send(last) // told of too, though it is the last
+	most := int(time.Since(began)/postgres.NewsPause) + 1
+	n := carried(last)
+	is.True(1 <= n && n <= most)
+
+	_, err = host.Exec(ctx, `SELECT pg_sleep(0.2)`)
+	is.NoErr(err)
+	send(last)
+	is.Equal(carried(last), 1)
 }
 
 func TestANilTransactionIsInvalid(t *testing.T) {

@@ -48,8 +48,12 @@ type Config struct {
 	Schema string
 	// NoNotify keeps the store from using LISTEN and NOTIFY. Work that other processes and transactions of
 	// the host add is then found within a second. It is for connections through a pooler that gives each
-	// transaction another session, where LISTEN cannot work, and for hosts that commit more than a thousand
-	// transactions with SendTx a second, since PostgreSQL commits those that NOTIFY one after the other.
+	// transaction another session, where LISTEN cannot work.
+	//
+	// PostgreSQL commits transactions that NOTIFY one after the other, so of the host's that call SendTx and its like
+	// one in 25 ms does in each process, and the store tells of the others 25 to 50 ms after the call. So NOTIFY costs
+	// the host little: of 16 goroutines with an insert and a PublishTx each, on 2 cores, 2,300 to 2,900 transactions a
+	// second were committed with it, 2,600 to 3,500 without.
 	NoNotify bool
 	// Logger is told what happens outside the calls of methods: a lost LISTEN connection, a purge that
 	// failed. Nil: slog.Default().
@@ -85,8 +89,13 @@ type Store struct {
 	// that wait for a lock.
 	alone, locked chan struct{}
 	news          news
+	owed          news // as news, of the host's transactions
 	activity      activity
 	purging       chan struct{} // has room for one: a webhook was deleted
+
+	// carried is when one of the host's transactions last was given a note to carry, after opened.
+	carried atomic.Int64
+	opened  time.Time
 
 	// background is the context of the store's own goroutines, which group awaits.
 	background context.Context
@@ -143,10 +152,12 @@ func Open(ctx context.Context, pool *pgxpool.Pool, c Config) (*Store, error) {
 		alone:     make(chan struct{}, loners),
 		locked:    make(chan struct{}, 1),
 		purging:   make(chan struct{}, 1),
+		opened:    time.Now(),
 	}
 	s.hooks.init()
 	s.hints.init()
 	s.news.init()
+	s.owed.init()
 	s.activity.init()
 	if err := s.migrate(ctx); err != nil {
 		return nil, wrap("open database", err)
@@ -163,6 +174,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, c Config) (*Store, error) {
 	if s.notify {
 		s.group.Go(s.listen)
 		s.group.Go(s.announce)
+		s.group.Go(s.announceOwed)
 	}
 	return s, nil
 }

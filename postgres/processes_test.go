@@ -324,7 +324,7 @@ func TestNoGoroutineOutlivesAStore(t *testing.T) {
 	is.NoErr(s.Close())
 	stacks := make([]byte, 1<<20)
 	for _, stack := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-		for _, mine := range []string{").accept(", ").purge(", ").listen(", ").announce(", ").gather("} {
+		for _, mine := range []string{").accept(", ").purge(", ").listen(", ").announce(", ").announceOwed(", ").gather("} {
 			if strings.Contains(stack, "postgres.(*Store"+mine) && strings.Contains(stack, fmt.Sprintf("%p", s)) {
 				t.Error(stack)
 			}

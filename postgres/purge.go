@@ -14,20 +14,31 @@ import (
 )
 
 const (
+	// isThere finds a webhook that is known, or has diverted events.
+	isThere = `
+		tenant = $1::uuid AND locator = $2::uuid AND NOT deleted
+		AND (record IS NOT NULL OR EXISTS (SELECT FROM diverted.deliveries WHERE webhook = webhooks.id))`
+
+	hookToDelete = `SELECT id FROM diverted.webhooks WHERE ` + isThere
 	// lockHookToDelete waits for the host's transactions that have accepted something for the webhook and
-	// are not over, and keeps new ones out.
-	lockHookToDelete = `
-		SELECT id, record IS NOT NULL FROM diverted.webhooks
-		WHERE tenant = $1::uuid AND locator = $2::uuid AND NOT deleted FOR UPDATE`
+	// are not over. While it waits PostgreSQL lets new ones overtake it.
+	lockHookToDelete = hookToDelete + ` FOR UPDATE`
+
+	// lockNotAccepting waits for what is being accepted at this moment, and keeps other accepts waiting.
+	lockNotAccepting = `SELECT pg_advisory_xact_lock($1::bigint)`
 
 	selectAny = `SELECT EXISTS (SELECT FROM diverted.deliveries WHERE webhook = $1::bigint)`
 
-	// The secrets go at once, the rows by and by: a million of them would hold up everybody.
-	markDeleted = `UPDATE diverted.webhooks SET deleted = true, record = NULL WHERE id = $1::bigint`
+	// The secrets go at once, the rows by and by: a million of them would hold up everybody. No key changes, so it does not
+	// wait for the host's transactions, which hold FOR KEY SHARE; lockDeleted heeds them.
+	markDeleted = `
+		UPDATE diverted.webhooks SET deleted = true, record = NULL
+		WHERE ` + isThere + ` RETURNING id`
 
 	// purgeRows is how many deliveries are purged in one transaction.
 	purgeRows = 500
-	// purgeLook is how often a process looks for webhooks that others deleted and did not purge.
+	// purgeLook is how often a process looks for webhooks that others deleted and did not purge, or that the host
+	// was still sending to.
 	purgeLook = time.Minute
 
 	purgeDeliveries = `
@@ -35,13 +46,25 @@ const (
 			SELECT webhook, event FROM diverted.deliveries WHERE webhook = $1 LIMIT $2) r
 		WHERE d.webhook = r.webhook AND d.event = r.event`
 
+	// lockDeleted finds nothing while a transaction of the host's that accepted something for the webhook is not over. Once
+	// it is locked nothing is added any more.
+	lockDeleted = `SELECT FROM diverted.webhooks WHERE id = $1 AND deleted FOR UPDATE SKIP LOCKED`
+
 	purgeHook = `
-		WITH gone AS (DELETE FROM diverted.webhooks WHERE id = $1 AND deleted RETURNING changed)
+		WITH gone AS (
+			DELETE FROM diverted.webhooks
+			WHERE id = $1 AND deleted AND NOT EXISTS (SELECT FROM diverted.deliveries WHERE webhook = $1)
+			RETURNING changed)
 		UPDATE diverted.state SET floor = greatest(floor, gone.changed) FROM gone`
 )
 
-// DeleteWebhook implements [diverted.WebhookStore]. It waits for the host's transactions in which
-// [Store.SendTx] and its like sent something to this webhook.
+// DeleteWebhook implements [diverted.WebhookStore].
+//
+// With discard it does not wait for transactions of the host's in which [Store.SendTx] and its like sent something
+// to this webhook: what they add is purged once they are over. Without, it waits for them, since they may leave
+// something pending, and fails after 30 seconds. Transactions that begin while it waits may overtake it, so under
+// steady traffic it may never get its turn: disable the webhook first, so that [Store.PublishTx] leaves it out, and
+// send nothing to it by its locator.
 func (s *Store) DeleteWebhook(ctx context.Context, key diverted.WebhookKey, discard bool) error {
 	done, err := s.begin(ctx, "delete webhook")
 	if err != nil {
@@ -95,16 +118,38 @@ func (s *Store) deleteTx(ctx context.Context, tx hostTx, key diverted.WebhookKey
 
 // deleteIn deletes a webhook in a transaction.
 func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, discard bool) error {
-	var id int64
-	var known, holds bool
-	err := tx.query(ctx, s.q(lockHookToDelete), keyParams(key), func(scan func(...any) error) error { return scan(&id, &known) })
+	if !discard {
+		if err := s.lockEmpty(ctx, tx, key); err != nil {
+			return err
+		}
+	}
+	id, err := s.idToDelete(ctx, tx, markDeleted, key)
+	if err == nil && isOwn(tx) {
+		// Accepts share the row of state: without this, bump could wait for one after the other.
+		err = run(ctx, tx, lockNotAccepting, s.lock)
+	}
+	if err == nil {
+		err = run(ctx, tx, s.q(`DELETE FROM diverted.notices WHERE webhook = $1::bigint`), id)
+	}
 	if err != nil {
 		return err
 	}
-	if id == 0 {
-		return notFound(key)
+	return s.bump(ctx, tx, &hook{id: id})
+}
+
+// idToDelete returns the row id that a query finds by the key of a webhook.
+func (s *Store) idToDelete(ctx context.Context, tx hostTx, query string, key diverted.WebhookKey) (id int64, err error) {
+	err = tx.query(ctx, s.q(query), keyParams(key), func(scan func(...any) error) error { return scan(&id) })
+	if id == 0 && err == nil {
+		err = notFound(key)
 	}
-	if !discard && !isOwn(tx) {
+	return id, err
+}
+
+// lockEmpty locks a webhook that has no deliveries. It looks before it locks, too, so that one that has some is
+// not waited for.
+func (s *Store) lockEmpty(ctx context.Context, tx hostTx, key diverted.WebhookKey) error {
+	if !isOwn(tx) {
 		var isolation string
 		err := tx.query(ctx, `SELECT current_setting('transaction_isolation')`, nil, func(scan func(...any) error) error { return scan(&isolation) })
 		if err == nil && isolation != "read committed" { // it would not see what was accepted since it began
@@ -114,28 +159,24 @@ func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey
 			return err
 		}
 	}
-	// What is being accepted at this moment is committed before the look, or finds the webhook gone. Where all goes in
-	// any case, a transaction of the host's need not keep everybody waiting: what is still accepted goes with it.
-	if !discard || isOwn(tx) {
-		if err := run(ctx, tx, `SELECT pg_advisory_xact_lock($1::bigint)`, s.lock); err != nil {
+	for _, query := range []string{hookToDelete, lockHookToDelete} {
+		id, err := s.idToDelete(ctx, tx, query, key)
+		if err == nil && query == lockHookToDelete {
+			// What is being accepted at this moment is committed before the look, or finds the webhook gone.
+			err = run(ctx, tx, lockNotAccepting, s.lock)
+		}
+		var holds bool
+		if err == nil {
+			err = tx.query(ctx, s.q(selectAny), []any{id}, func(scan func(...any) error) error { return scan(&holds) })
+		}
+		if err != nil {
 			return err
 		}
-	}
-	if err := tx.query(ctx, s.q(selectAny), []any{id}, func(scan func(...any) error) error { return scan(&holds) }); err != nil {
-		return err
-	}
-	switch {
-	case !known && !holds:
-		return notFound(key)
-	case holds && !discard:
-		return fmt.Errorf("webhook %s: %w", key.Webhook, diverted.ErrNotEmpty)
-	}
-	for _, statement := range []string{markDeleted, `DELETE FROM diverted.notices WHERE webhook = $1::bigint`} {
-		if err := run(ctx, tx, s.q(statement), id); err != nil {
-			return err
+		if holds {
+			return fmt.Errorf("webhook %s: %w", key.Webhook, diverted.ErrNotEmpty)
 		}
 	}
-	return s.bump(ctx, tx, &hook{id: id})
+	return nil
 }
 
 // purge is a goroutine of the store: it deletes the rows of deleted webhooks, in small steps.
@@ -159,12 +200,13 @@ func (s *Store) purge() {
 	}
 }
 
+// purgeAll purges every deleted webhook as far as it can be at this moment.
 func (s *Store) purgeAll(ctx context.Context) error {
-	for {
+	for after := int64(0); ; {
 		var ids []int64
 		err := s.read(ctx, func(b *pgx.Batch) {
 			ids = ids[:0]
-			b.Queue(s.q(`SELECT id FROM diverted.webhooks WHERE deleted LIMIT 100`)).Query(func(r pgx.Rows) error {
+			b.Queue(s.q(`SELECT id FROM diverted.webhooks WHERE deleted AND id > $1 ORDER BY id LIMIT 100`), after).Query(func(r pgx.Rows) error {
 				var id int64
 				for r.Next() {
 					if err := r.Scan(&id); err != nil {
@@ -182,14 +224,15 @@ func (s *Store) purgeAll(ctx context.Context) error {
 			if err := s.purgeOne(ctx, id); err != nil {
 				return err
 			}
+			after = id
 		}
 	}
 }
 
-// purgeOne deletes the rows of a webhook, and then the webhook itself. Several processes may do so at once.
+// purgeOne deletes the rows of a webhook, and then the webhook itself, unless the host may still add some: then the
+// next look goes on. Several processes may do so at once.
 func (s *Store) purgeOne(ctx context.Context, id int64) error {
-	for {
-		var n int64
+	for n := int64(purgeRows); n > 0; {
 		err := s.batch(ctx, beginTx, func(b *pgx.Batch) {
 			b.Queue(byIndex)
 			b.Queue(s.q(purgeDeliveries), id, purgeRows).Exec(func(tag pgconn.CommandTag) error {
@@ -200,11 +243,17 @@ func (s *Store) purgeOne(ctx context.Context, id int64) error {
 		if err != nil {
 			return err
 		}
-		if n == 0 {
-			return s.batch(ctx, beginTx, func(b *pgx.Batch) {
-				b.Queue(s.q(`DELETE FROM diverted.hours WHERE webhook = $1`), id)
-				b.Queue(s.q(purgeHook), id)
-			})
-		}
 	}
+	return s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		locked, err := conn.Exec(ctx, s.q(lockDeleted), id)
+		if err != nil || locked.RowsAffected() == 0 {
+			return err
+		}
+		// In statements of their own, which see what was added until the lock.
+		b := new(pgx.Batch)
+		b.Queue(byIndex)
+		b.Queue(s.q(`DELETE FROM diverted.hours WHERE webhook = $1`), id)
+		b.Queue(s.q(purgeHook), id)
+		return conn.SendBatch(ctx, b).Close()
+	})
 }

@@ -153,14 +153,20 @@ func TestARightThatIsMissingIsNamed(t *testing.T) {
 
 func TestARoleThatMayOnlyReadAndWriteRowsUsesASchemaThatIsThere(t *testing.T) {
 	is := is.New(t)
-	admin, schema := newPool(t), newSchema()
-	is.NoErr(tryOpen(admin, schema))
+	admin := newPool(t)
+	schema := newFirstSchema(t, admin)
 	name, pool := role(t)
-	execute(t, admin, `GRANT USAGE ON SCHEMA `+schema+` TO `+name+`;
-		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA `+schema+` TO `+name)
+	readme, err := os.ReadFile("README.md")
+	is.NoErr(err)
+	_, grants, _ := strings.Cut(string(readme), "`app`,\nto which the owner grants\n\n```sql\n")
+	grants, _, ok := strings.Cut(grants, "```")
+	is.True(ok)
+	execute(t, admin, strings.NewReplacer("SCHEMA diverted", "SCHEMA "+schema, "TO app", "TO "+name, "ROLE owner", "ROLE "+server.User).Replace(grants))
+	is.True(isError(tryOpen(pool, schema), diverted.ErrUnsupported))
+	is.NoErr(tryOpen(admin, schema)) // a later release, with more tables
 	s := open(t, pool, schema)
 	w := newWebhook(t, s, uuid.New())
-	_, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
+	_, err = s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}})
 	is.NoErr(err)
 	c := claim(t, s)
 	is.Equal(len(c), 1)
@@ -236,7 +242,11 @@ func TestAMigrationTakesAsLongAsItsContextAllows(t *testing.T) {
 func TestAMigrationAndAProcessAtWorkDoNotWaitForEachOther(t *testing.T) {
 	is := is.New(t)
 	admin, schema := newPool(t), newSchema()
-	is.NoErr(tryOpen(newPool(t), schema))
+	older := open(t, newPool(t), schema)
+	w := newWebhook(t, older, uuid.New())
+	accept(t, older, message(t, w))
+	first := claim(t, older)
+	is.Equal(len(first), 1)
 	execute(t, admin, `SET search_path TO `+schema+`;
 		DROP INDEX deliveries_diverted_type; DROP INDEX deliveries_diverted;
 		CREATE INDEX deliveries_diverted ON deliveries (webhook, event) WHERE due IS NULL;
@@ -272,6 +282,9 @@ func TestAMigrationAndAProcessAtWorkDoNotWaitForEachOther(t *testing.T) {
 	is.NoErr(worker.Commit(t.Context()))
 	is.NoErr(<-opened)
 	is.Equal(deadlocks.Load(), int64(0))
+	accept(t, older, message(t, w))
+	is.Equal(settle(t, older, delivered(first[0])), []diverted.Settled{{}})
+	is.Equal(len(claim(t, older)), 1)
 }
 
 func TestWhatTheFirstSchemaHeldIsThereInTheNewest(t *testing.T) {
