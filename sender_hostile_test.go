@@ -24,7 +24,7 @@ import (
 )
 
 // serve answers each connection to a port of its own by handle, until the test ends, and returns the
-// address.
+// address. Without handle it does not even read.
 func serve(t testing.TB, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,6 +34,7 @@ func serve(t testing.TB, handle func(net.Conn)) string {
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	conns := map[net.Conn]bool{}
+	over := make(chan struct{})
 	group.Go(func() {
 		for {
 			conn, err := l.Accept()
@@ -45,12 +46,17 @@ func serve(t testing.TB, handle func(net.Conn)) string {
 			mu.Unlock()
 			group.Go(func() {
 				defer conn.Close()
+				if handle == nil {
+					<-over
+					return
+				}
 				handle(conn)
 			})
 		}
 	})
 	t.Cleanup(func() {
 		l.Close()
+		close(over)
 		mu.Lock()
 		for conn := range conns {
 			conn.Close()
@@ -82,8 +88,8 @@ func answering(write func(w io.Writer) error) func(net.Conn) {
 func drip(begin, more string) func(io.Writer) error {
 	return func(w io.Writer) error {
 		_, err := io.WriteString(w, begin)
-		for err == nil {
-			time.Sleep(20 * time.Millisecond)
+		for tick := time.Tick(20 * time.Millisecond); err == nil; {
+			<-tick
 			_, err = io.WriteString(w, more)
 		}
 		return err
@@ -142,7 +148,7 @@ var hostileReceivers = []struct {
 	large bool
 }{
 	{name: "never answers", handle: func(c net.Conn) { io.Copy(io.Discard, c) }, message: noAnswer},
-	{name: "never reads", handle: func(net.Conn) { time.Sleep(2 * hostileTimeout) }, message: noAnswer, large: true},
+	{name: "never reads", message: noAnswer, large: true},
 	{name: "drips a status line", handle: answering(drip("HTTP/1.1 200 O", "O")), message: noAnswer},
 	{name: "drips headers", handle: answering(drip("HTTP/1.1 200 OK\r\n", "X-A: b\r\n")), message: noAnswer},
 	{name: "drips one header", handle: answering(drip("HTTP/1.1 200 OK\r\nX-A: ", "b")), message: noAnswer},

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 	"github.com/divertedevents/diverted/postgres"
 )
 
@@ -42,46 +41,30 @@ func setAside(t testing.TB, s *postgres.Store, w diverted.WebhookKey, trigger di
 // waitForWaiter waits until a statement about a schema waits for a lock.
 func waitForWaiter(t testing.TB, pool *pgxpool.Pool, schema string) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for range 1000 {
-		<-tick.C
-		var waits bool
-		err := pool.QueryRow(context.Background(), `
+	testenv.Await(t, "a statement waits for a lock", func() bool {
+		return holds(t, pool, `
 			SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-				AND pid <> pg_backend_pid() AND strpos(query, $1) > 0)`, `"`+schema+`".`).Scan(&waits)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if waits {
-			return
-		}
-	}
-	t.Fatal("nothing waits for a lock")
+				AND pid <> pg_backend_pid() AND strpos(query, $1) > 0)`, `"`+schema+`".`)
+	})
 }
 
 // waitForListener waits until the store listens, which it begins beside Open.
 func waitForListener(t testing.TB, s *postgres.Store) {
 	t.Helper()
-	config := server.Copy()
-	config.Database = database
-	conn, err := pgx.ConnectConfig(context.Background(), config)
-	if err != nil {
+	pool := newPool(t, poolOf(1))
+	defer pool.Close()
+	testenv.Await(t, "the store listens", func() bool {
+		return holds(t, pool, `
+			SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = $1 AND state = 'idle')`,
+			`LISTEN "`+s.Schema()+`"`)
+	})
+}
+
+// holds asks the server whether something holds.
+func holds(t testing.TB, pool *pgxpool.Pool, question string, args ...any) (holds bool) {
+	t.Helper()
+	if err := pool.QueryRow(context.Background(), question, args...).Scan(&holds); err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
-	for range 500 {
-		var listens bool
-		err := conn.QueryRow(context.Background(), `
-			SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = $1 AND state = 'idle')`,
-			`LISTEN "`+s.Schema()+`"`).Scan(&listens)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if listens {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("the store does not listen")
+	return holds
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 	"github.com/divertedevents/diverted/postgres"
 )
 
@@ -44,9 +45,9 @@ func readsOf(t *testing.T, table, schema string, call func(*postgres.Store)) (n 
 	is.NoErr(s.Close())
 	pool.Close()
 	// The server adds what a session counted when that ends.
-	for there := true; there; {
-		is.NoErr(admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)`, schema).Scan(&there))
-	}
+	testenv.Await(t, "the sessions of the store are over", func() bool {
+		return holds(t, admin, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)`, schema)
+	})
 	return count() - before
 }
 

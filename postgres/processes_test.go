@@ -13,6 +13,7 @@ import (
 	"github.com/matryer/is"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 	"github.com/divertedevents/diverted/postgres"
 )
 
@@ -119,14 +120,9 @@ func TestAProcessForgetsWebhooksThatWerePurgedWhileItDidNotLook(t *testing.T) {
 	is.Equal(len(claim(t, b)), 2)
 	is.NoErr(a.DeleteWebhook(t.Context(), gone.Key(), true))
 	pool := newPool(t)
-	for range 500 { // until nothing tells any more that it ever was
-		var left int
-		is.NoErr(pool.QueryRow(t.Context(), `SELECT count(*) FROM `+a.Schema()+`.webhooks`).Scan(&left))
-		if left == 1 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	testenv.Await(t, "nothing tells any more that it ever was", func() bool {
+		return holds(t, pool, `SELECT count(*) = 1 FROM `+a.Schema()+`.webhooks`)
+	})
 	r := accept(t, b, message(t, gone), message(t, stays))
 	is.True(isError(r[0].Err, diverted.ErrNotFound))
 	is.NoErr(r[1].Err)
@@ -304,15 +300,12 @@ func TestTheRowsOfADeletedWebhookArePurgedByWhoeverIsThere(t *testing.T) {
 	is.NoErr(a.DeleteWebhook(t.Context(), w.Key(), true))
 	is.NoErr(a.Close()) // perhaps before it is done
 	open(t, pool, schema)
-	var rows, webhooks int
-	for range 500 {
+	testenv.Await(t, "its rows are gone, and no other's", func() bool {
+		var rows, webhooks int
 		is.NoErr(pool.QueryRow(t.Context(), fmt.Sprintf(`SELECT (SELECT count(*) FROM %[1]s.deliveries), (SELECT count(*) FROM %[1]s.webhooks)`, schema)).Scan(&rows, &webhooks))
-		if rows == 1300 && webhooks == 1 {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("%d rows of deliveries and %d of webhooks are left", rows, webhooks)
+		is.True(rows >= 1300 && webhooks >= 1)
+		return rows == 1300 && webhooks == 1
+	})
 }
 
 func TestNoGoroutineOutlivesAStore(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 	"github.com/divertedevents/diverted/postgres"
 )
 
@@ -268,15 +269,15 @@ func TestAMigrationAndAProcessAtWorkDoNotWaitForEachOther(t *testing.T) {
 	})
 	opened := make(chan error, 1)
 	go func() { opened <- tryOpen(pool, schema) }()
-	for waits := false; !waits; <-time.After(time.Millisecond) {
+	testenv.Await(t, "the migration has to wait", func() bool {
 		select {
 		case err := <-opened:
 			t.Fatalf("it ended before it had to wait: %v", err)
 		default:
 		}
-		is.NoErr(admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation IN (
-			SELECT $1::text::regclass UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = $1::text::regclass))`, schema+".deliveries").Scan(&waits))
-	}
+		return holds(t, admin, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation IN (
+			SELECT $1::text::regclass UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = $1::text::regclass))`, schema+".deliveries")
+	})
 	_, err = worker.Exec(t.Context(), `UPDATE `+schema+`.deliveries SET attempts = attempts`)
 	is.NoErr(err)
 	is.NoErr(worker.Commit(t.Context()))

@@ -103,7 +103,7 @@ func (m *mortal) url(database string) string {
 
 // start starts the server, and returns when it answers.
 func (m *mortal) start(ctx context.Context) error {
-	for {
+	for tick := time.Tick(50 * time.Millisecond); ; {
 		if m.command == nil {
 			log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 			if err != nil {
@@ -133,8 +133,8 @@ func (m *mortal) start(ctx context.Context) error {
 			return fmt.Errorf("it does not start: %w: %w: %s", ctx.Err(), err, log[max(len(log)-2000, 0):])
 		case <-m.ended: // as when what is left of the one before still holds its memory
 			m.command = nil
-			time.Sleep(50 * time.Millisecond)
-		case <-time.After(20 * time.Millisecond):
+			<-tick
+		case <-tick:
 		}
 	}
 }

@@ -46,8 +46,10 @@ func say(text string) receiver {
 func on(begin, more string, every time.Duration) receiver {
 	return after(func(w io.Writer) error {
 		_, err := io.WriteString(w, begin)
-		for err == nil {
-			time.Sleep(every)
+		for tick := time.Tick(every); err == nil; {
+			if tick != nil { // nil: not every so often, but at once
+				<-tick
+			}
 			_, err = io.WriteString(w, more)
 		}
 		return err

@@ -115,7 +115,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	status := http.StatusOK
 	switch key.webhook {
 	case "slow":
-		time.Sleep(20 * time.Millisecond)
+		pause(request.Context(), 20*time.Millisecond)
 	case "flaky":
 		if attempt <= int(luck%3) {
 			status = http.StatusServiceUnavailable

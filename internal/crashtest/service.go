@@ -185,7 +185,7 @@ func meddle(ctx context.Context, store diverted.Store, random *rand.Rand) error 
 		if err != nil {
 			return err
 		}
-		time.Sleep(20 * time.Millisecond)
+		pause(ctx, 20*time.Millisecond)
 	}
 }
 

@@ -212,7 +212,9 @@ func load(ctx context.Context, t *testing.T, d *diverted.Dispatcher, hooks []div
 
 // settle waits until connections and the purge have ended and the file's space came back, for a while.
 func settle(began time.Time, path string, before usage) usage {
-	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(5 * time.Minute); ; <-tick.C {
 		u := measure(began, path)
 		if time.Now().After(end) ||
 			u.goroutines <= before.goroutines+5 && u.files <= before.files+5 && u.database <= before.database+leftover {

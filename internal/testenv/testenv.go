@@ -1,5 +1,5 @@
-// Package testenv reads how long a test or a benchmark is to go on, for those that go on as long as one likes, and
-// tells what a benchmark found.
+// Package testenv reads how long a test or a benchmark is to go on, for those that go on as long as one likes, tells
+// what a benchmark found, and waits for what another process does.
 package testenv
 
 import (

@@ -15,6 +15,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // TestMain makes this binary the server itself when a test asks for it.
@@ -98,9 +100,9 @@ func TestTwoServersOnOneDatabaseAreOneService(t *testing.T) {
 	}
 	// Whoever attempts them, both show them.
 	for _, url := range []string{a, b} {
-		for strings.Count(call("GET", url+tenant+"/webhooks/"+locator+"/diverted", ""), `"eventLocator"`) < 2 {
-			time.Sleep(20 * time.Millisecond)
-		}
+		testenv.Await(t, "both events are shown", func() bool {
+			return strings.Count(call("GET", url+tenant+"/webhooks/"+locator+"/diverted", ""), `"eventLocator"`) == 2
+		})
 	}
 	for _, server := range []*exec.Cmd{first, second} {
 		is.NoErr(server.Process.Signal(syscall.SIGTERM))
