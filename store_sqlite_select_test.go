@@ -25,18 +25,19 @@ func TestAPageOfWhatIsDivertedDoesNotReadWhatIsPending(t *testing.T) {
 			CASE WHEN i % 20000 = 0 THEN NULL ELSE 0 END, 0, 0, 0, 0, CASE WHEN i % 20000 = 0 THEN i END, '{"trigger":"503"}', zeroblob(400)
 		FROM n`)
 	is.NoErr(err)
-	quickest := func(f DivertedFilter) time.Duration {
-		least := time.Hour
-		for range 5 {
-			began := time.Now()
-			page, err := s.ListDiverted(t.Context(), DivertedQuery{Webhook: w.Key(), Filter: f})
-			least = min(least, time.Since(began))
-			is.NoErr(err)
-			is.Equal(len(page.Events), 2)
-		}
+	least := func(least time.Duration, f DivertedFilter) time.Duration {
+		began := time.Now()
+		page, err := s.ListDiverted(t.Context(), DivertedQuery{Webhook: w.Key(), Filter: f})
+		least = min(least, time.Since(began))
+		is.NoErr(err)
+		is.Equal(len(page.Events), 2)
 		return least
 	}
-	filtered, all := quickest(DivertedFilter{Trigger: "5xx"}), quickest(DivertedFilter{})
+	// On a busy machine it may take some tries until each had the processor for itself.
+	filtered, all := time.Hour, time.Hour
+	for n := 0; n < 5 || n < 100 && all >= 10*filtered; n++ {
+		filtered, all = least(filtered, DivertedFilter{Trigger: "5xx"}), least(all, DivertedFilter{})
+	}
 	t.Log(filtered, all)
 	is.True(all < 10*filtered)
 }

@@ -67,8 +67,8 @@ func TestAcceptKeepsNothingOfACallerThatIsGone(t *testing.T) {
 func TestAllThatWaitHearThatATransactionCannotBegin(t *testing.T) {
 	is := is.New(t)
 	s, path := openTestStore(t)
-	const patience, callers = 200 * time.Millisecond, 20
-	_, err := s.writer.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 200")
+	const patience, callers = 500 * time.Millisecond, 20
+	_, err := s.writer.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 500")
 	is.NoErr(err)
 	db, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate")
 	is.NoErr(err)
@@ -86,5 +86,5 @@ func TestAllThatWaitHearThatATransactionCannotBegin(t *testing.T) {
 		})
 	}
 	all.Wait()
-	is.True(time.Since(began) < callers*patience/2) // once or twice
+	is.True(time.Since(began) < callers*patience/2) // once or twice, not each, and a busy machine has time
 }

@@ -165,20 +165,21 @@ func TestAFaultCostsNoMoreAmongManyOthers(t *testing.T) {
 		{"POST", webhooksPath(tenant), `{"name":"a","enabled":true,"endpoint":{"url":"https://receiver.example"},"eventTypes":[`, `]}`},
 		{"PATCH", webhookPath(key), `{"failureHandling":{"addTriggers":[`, `]}}`},
 	} {
-		took := func(entry string, n int) time.Duration {
+		least := func(least time.Duration, entry string, n int) time.Duration {
 			body := c.before + strings.Repeat(entry+",", n-1) + entry + c.after
-			least := time.Hour
-			for range 3 {
-				began := time.Now()
-				res := a.do(c.method, c.path, body)
-				least = min(least, time.Since(began))
-				a.is.Equal(res.StatusCode, 400)
-				a.is.Equal(len(res.problem().Errors), 50)
-			}
+			began := time.Now()
+			res := a.do(c.method, c.path, body)
+			least = min(least, time.Since(began))
+			a.is.Equal(res.StatusCode, 400)
+			a.is.Equal(len(res.problem().Errors), 50)
 			return least
 		}
-		// Each number is a fault here, and of the rules of package diverted, which is not told again.
-		rules, both := took(`""`, 20_000), took("1", 32_000)
+		// Each number is a fault here, and of the rules of package diverted, which is not told again. On a busy machine
+		// it may take some tries until each had the processor for itself.
+		rules, both := time.Hour, time.Hour
+		for n := 0; n < 3 || n < 10 && both >= 15*rules; n++ {
+			rules, both = least(rules, `""`, 20_000), least(both, "1", 32_000)
+		}
 		a.is.True(both < 15*rules)
 	}
 }

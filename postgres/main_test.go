@@ -85,7 +85,7 @@ func runTests(m *testing.M) int {
 	if address == "" {
 		address = defaultServer
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	config, err := pgx.ParseConfig(address)
 	if err != nil {

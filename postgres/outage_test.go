@@ -173,12 +173,23 @@ func TestAFullPoolHoldsUpACallNoLongerThanItsContext(t *testing.T) {
 func TestAStatementTimeoutIsTheCallersError(t *testing.T) {
 	is := is.New(t)
 	admin, schema := newPool(t), newSchema()
-	s := open(t, newPool(t, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["statement_timeout"] = "100" }), schema)
+	var hasty atomic.Bool // only while there is a lock: a busy machine may take as long for any statement
+	s := open(t, newPool(t, func(c *pgxpool.Config) {
+		c.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+			timeout := "0"
+			if hasty.Load() {
+				timeout = "100"
+			}
+			_, err := conn.Exec(ctx, `SET statement_timeout = `+timeout)
+			return err == nil, err
+		}
+	}), schema)
 	w := newWebhook(t, s, uuid.New())
 	tx, err := admin.Begin(t.Context())
 	is.NoErr(err)
 	_, err = tx.Exec(t.Context(), `LOCK TABLE `+schema+`.deliveries IN ACCESS EXCLUSIVE MODE`)
 	is.NoErr(err)
+	hasty.Store(true)
 	m := message(t, w)
 	_, err = s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{m}})
 	answer, ok := errors.AsType[*pgconn.PgError](err)
@@ -187,6 +198,7 @@ func TestAStatementTimeoutIsTheCallersError(t *testing.T) {
 	_, err = s.Work(t.Context(), diverted.WorkRequest{Claim: &diverted.ClaimRequest{Count: 1, Bytes: 1, Lease: time.Minute}, Refresh: true})
 	_, ok = errors.AsType[*pgconn.PgError](err)
 	is.True(ok)
+	hasty.Store(false)
 	is.NoErr(tx.Rollback(t.Context()))
 	is.Equal(accept(t, s, m)[0].Deliveries[0].Status, diverted.Accepted) // nothing was changed
 	is.Equal(len(claim(t, s)), 1)
@@ -319,7 +331,7 @@ func TestWhoeverGoesOnSendingAnEventThatAHostsTransactionHoldsHoldsUpNobody(t *t
 		is.NoErr(accept(t, s, message(t, w))[0].Err)
 	}
 	is.True(len(claim(t, s)) > 0)
-	is.True(time.Since(began) < 5*time.Second)
+	is.True(time.Since(began) < 20*time.Second) // and the transaction lasts for ever
 	is.Equal(len(waits), 0)
 	is.NoErr(tx.Commit(t.Context()))
 	is.True(reserved.Load() <= 2*int64(cap(waits))) // however often it is tried

@@ -218,8 +218,8 @@ func TestAMigrationTakesAsLongAsItsContextAllows(t *testing.T) {
 	var seen deadlines
 	pool := newPool(t, func(c *pgxpool.Config) {
 		c.ConnConfig.Tracer = &seen
-		c.ConnConfig.RuntimeParams["statement_timeout"] = "500"
-		c.ConnConfig.RuntimeParams["lock_timeout"] = "500"
+		c.ConnConfig.RuntimeParams["statement_timeout"] = "1000"
+		c.ConnConfig.RuntimeParams["lock_timeout"] = "1000"
 	})
 	opened := make(chan error, 2) // the one migrates, the other waits for it
 	for range cap(opened) {
@@ -228,7 +228,7 @@ func TestAMigrationTakesAsLongAsItsContextAllows(t *testing.T) {
 	select {
 	case err := <-opened:
 		t.Fatalf("a migration that has to wait ended: %v", err)
-	case <-time.After(1500 * time.Millisecond):
+	case <-time.After(2 * time.Second):
 	}
 	is.NoErr(reader.Rollback(t.Context()))
 	for range cap(opened) {

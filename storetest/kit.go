@@ -17,9 +17,9 @@ import (
 )
 
 // The times of the tests. They are short, since with Harness.RealTime they really pass, but long beside
-// what a call takes.
+// what some ten calls take, on a busy machine too.
 const (
-	short = 300 * time.Millisecond // a wait or a lease whose end a test awaits
+	short = 600 * time.Millisecond // a wait or a lease whose end a test awaits
 	long  = time.Minute            // one whose end no test sees
 )
 

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	hostileTimeout = time.Second     // of an attempt
-	slack          = 5 * time.Second // that an attempt may take beyond it
+	hostileTimeout = 3 * time.Second  // of an attempt; no delivery beside it takes as long, on a busy machine neither
+	slack          = 20 * time.Second // that an attempt may take beyond it
 )
 
 // receiver answers one connection.

@@ -27,7 +27,7 @@ func TestTheOthersFinishTheWorkOfADispatcherThatIsKilled(t *testing.T) {
 	if db == "" {
 		db = "postgres://postgres@127.0.0.1:5432/postgres"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, db)
 	if err != nil {

@@ -59,7 +59,7 @@ func TestTwoServersOnOneDatabaseAreOneService(t *testing.T) {
 	if admin == "" {
 		admin = "postgres://postgres@127.0.0.1:5432/postgres"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, admin)
 	if err != nil {
