@@ -34,6 +34,10 @@ type Harness struct {
 	// goroutines with another. With RealTime the tests wait, some tenths of a second each, and those that
 	// need an exact clock are skipped.
 	RealTime bool
+
+	// Parallel runs the tests side by side, as [testing.T.Parallel] has it, which saves much of the time that those in
+	// real time wait. Open and Reopen must then be safe to call concurrently, and no store may notice another.
+	Parallel bool
 }
 
 // Run tests the store, each rule in a subtest.
@@ -114,6 +118,9 @@ func (n need) missing(store diverted.Store) string {
 }
 
 func (x test) start(t *testing.T, h Harness) {
+	if h.Parallel {
+		t.Parallel()
+	}
 	switch {
 	case x.needs&exactTime != 0 && h.RealTime:
 		t.Skip("needs an exact clock, and the store has its own")
