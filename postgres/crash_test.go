@@ -23,7 +23,8 @@ func TestKillsLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
 	}
-	newPool(t) // or skip
+	newPool(t)   // or skip
+	t.Parallel() // beside the faults, which mostly wait
 	crashtest.Test(t, crashtest.Config{
 		Open:  openURL,
 		DSN:   urlOf(newSchema()),

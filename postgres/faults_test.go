@@ -34,6 +34,7 @@ func TestWhateverFailsNothingIsLostAndNothingIsSentTwice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it waits for the end of leases")
 	}
+	t.Parallel() // beside the kills, which mostly wait
 	pool := newPool(t, poolOf(16))
 	var cells sync.WaitGroup // all at once: they mostly wait
 	for _, method := range faultMethods {

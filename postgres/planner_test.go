@@ -90,6 +90,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 	for name, pendingThen := range map[string]bool{"pending": true, "diverted": false} {
 		t.Run("of when all was "+name, func(t *testing.T) {
 			t.Run("one", func(t *testing.T) {
+				t.Parallel()
 				is := is.New(t)
 				schema, w := stale(t, pendingThen, few, many)
 				page, err := open(t, newPool(t), schema).ListDiverted(t.Context(), diverted.DivertedQuery{Webhook: w.Key()})
@@ -121,6 +122,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 			})
 			for _, n := range []struct{ pending, diverted int }{{many, few}, {few, many}} {
 				t.Run(fmt.Sprintf("claims and lost claims of %d", n.pending), func(t *testing.T) {
+					t.Parallel()
 					schema, w := stale(t, pendingThen, n.pending, n.diverted)
 					is := is.New(t)
 					is.NoErr(open(t, newPool(t), schema).Unsuspend(t.Context(), w.Key()))
@@ -139,6 +141,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 				})
 			}
 			t.Run("few that are pending", func(t *testing.T) {
+				t.Parallel()
 				schema, w := stale(t, pendingThen, few, many)
 				is := is.New(t)
 				n := reads(t, schema, func(s *postgres.Store) {
@@ -159,6 +162,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 				}
 			})
 			t.Run("all that is pending is set aside", func(t *testing.T) {
+				t.Parallel()
 				schema, _ := stale(t, pendingThen, few, many)
 				is := is.New(t)
 				n := reads(t, schema, func(s *postgres.Store) {
@@ -170,6 +174,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 				is.True(n < 10*few)
 			})
 			t.Run("pages", func(t *testing.T) {
+				t.Parallel()
 				schema, w := stale(t, pendingThen, few, many)
 				for what, f := range map[string]diverted.DivertedFilter{
 					"all": {}, "trigger": {Trigger: "503"}, "class": {Trigger: "5xx"}, "no such trigger": {Trigger: "404"}, "no such class": {Trigger: "4XX"},
@@ -189,6 +194,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 			})
 			for what, f := range filters {
 				t.Run("bulk of "+what, func(t *testing.T) {
+					t.Parallel()
 					schema, w := stale(t, pendingThen, few, many)
 					is := is.New(t)
 					is.NoErr(open(t, newPool(t), schema).Unsuspend(t.Context(), w.Key()))
@@ -207,6 +213,7 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 			}
 			for what, retention := range map[string]diverted.Retention{"cap": {MaxPerWebhook: 1500}, "age": {MaxAge: time.Minute}} {
 				t.Run("purge by "+what, func(t *testing.T) {
+					t.Parallel()
 					is := is.New(t)
 					for _, kind := range []struct {
 						pending, diverted int
