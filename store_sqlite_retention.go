@@ -1,10 +1,8 @@
 package diverted
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"slices"
 	"time"
 )
@@ -45,6 +43,11 @@ func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeRes
 		pending bool
 	}{{diverting, false}, {holding, true}} {
 		for _, id := range webhooks.ids {
+			if webhooks.pending {
+				if err := s.releaseHeld(ctx, action, id); err != nil {
+					return result, err
+				}
+			}
 			var all []old
 			err := s.read(ctx, action, func(db *sql.DB) (err error) {
 				all, err = s.findOld(ctx, db, id, webhooks.pending, r.Retention, left+1)
@@ -77,6 +80,24 @@ func (s *SQLiteStore) Purge(ctx context.Context, request PurgeRequest) (PurgeRes
 		}
 	}
 	return result, nil
+}
+
+// releaseHeld has the retries that a webhook holds wait no more, in steps, so that all that it holds is found in the order of
+// acceptance. While a webhook is not active their times mean nothing, and when it becomes active they are released anyway.
+func (s *SQLiteStore) releaseHeld(ctx context.Context, action string, id int64) error {
+	var waits bool
+	err := s.read(ctx, action, func(db *sql.DB) error {
+		return scan(db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM diverted_deliveries INDEXED BY diverted_deliveries_due
+			WHERE webhook = ? AND due > 0 AND token IS NULL)`, id), &waits)
+	})
+	for err == nil && waits {
+		err = s.write(ctx, action, func(tx *sqliteTx) error {
+			row := tx.webhookByID(id)
+			waits = row != nil && !row.active() && tx.release(row)
+			return nil
+		})
+	}
+	return err
 }
 
 // add counts what was purged of a webhook.
@@ -143,52 +164,50 @@ func (s *SQLiteStore) findOld(ctx context.Context, db *sql.DB, id int64, pending
 	}
 	now := s.writer.wall()
 	cutoff := r.cutoff(now)
-	queries := []string{`SELECT event, diverted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_at
-		WHERE webhook = ?1 AND due IS NULL AND ?2 > 0 ORDER BY diverted_at LIMIT ?3`}
+	query := oldestDiverted
 	if pending {
 		var suspended int64
 		err := scan(db.QueryRowContext(ctx, `SELECT coalesce(max(suspended_at), 0) FROM diverted_webhooks WHERE id = ?`, id), &suspended)
 		if err != nil {
 			return nil, err
 		}
-		cutoff = r.heldCutoff(now, suspended)
-		queries = []string{
-			`SELECT event, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
-			WHERE webhook = ?1 AND due = 0 AND ?2 > 0 ORDER BY id LIMIT ?3`,
-			`SELECT event, accepted_at FROM diverted_deliveries INDEXED BY diverted_deliveries_due
-			WHERE webhook = ?1 AND due > 0 AND (token IS NULL OR due <= ?2) ORDER BY id LIMIT ?3`,
-		}
+		cutoff, query = r.heldCutoff(now, suspended), oldestHeld
 	}
 	if excess <= 0 && cutoff < 0 {
 		return nil, nil
 	}
+	rows, err := db.QueryContext(ctx, query, id, now.UnixMilli(), limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
 	var all []old
-	for _, query := range queries {
-		rows, err := db.QueryContext(ctx, query, id, now.UnixMilli(), limit)
-		if err != nil {
+	for rows.Next() {
+		var o old
+		var place int64
+		if err := scan(rows, &o.event, &o.at, &place); err != nil {
 			return nil, err
 		}
-		for n := 0; rows.Next(); n++ {
-			var o old
-			if err := scan(rows, &o.event, &o.at); err != nil {
-				return nil, errors.Join(err, rows.Close())
-			}
-			if n >= excess && o.at > cutoff {
-				break
-			}
-			all = append(all, o)
+		if len(all) >= excess && o.at > cutoff {
+			break
 		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return nil, err
-		}
+		all = append(all, o)
 	}
-	slices.SortStableFunc(all, func(a, b old) int { return cmp.Compare(a.at, b.at) })
-	n := 0
-	for n < len(all) && n < limit && (n < excess || all[n].at <= cutoff) {
-		n++
-	}
-	return all[:n], nil
+	return all, rows.Err()
 }
+
+// The oldest deliveries of a webhook: of those it holds, what nobody has a lease of. Once its retries are released
+// (releaseHeld), only claims have a time.
+const (
+	oldestDiverted = `
+		SELECT event, diverted_at, 0 FROM diverted_deliveries INDEXED BY diverted_deliveries_at
+		WHERE webhook = ?1 AND due IS NULL AND ?2 > 0 ORDER BY diverted_at LIMIT ?3`
+	oldestHeld = `
+		SELECT event, accepted_at, id FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ?1 AND due = 0
+		UNION ALL
+		SELECT event, accepted_at, id FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ?1 AND due > 0 AND due <= ?2
+		ORDER BY id LIMIT ?3`
+)
 
 // purgeOld deletes deliveries of a webhook that are as they were found, and too old or beyond the cap still.
 func (tx *sqliteTx) purgeOld(id int64, pending bool, r Retention, all []old) (key WebhookKey, n int) {

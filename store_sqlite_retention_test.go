@@ -1,6 +1,7 @@
 package diverted
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -86,6 +87,19 @@ func TestPurgeLooksNoFurtherOnceItsLimitIsUsedUp(t *testing.T) {
 	is.Equal(len(result.Webhooks), 1)
 	is.True(result.More)
 	is.True(looks.Load() < webhooks)
+}
+
+// What has to go may be far fewer than what there is, so nothing is sorted to find it but the leases that are over.
+func TestTheOldestAreReadInTheOrderOfAnIndex(t *testing.T) {
+	is := is.New(t)
+	s, _ := openTestStore(t)
+	sorts := func(query string) int {
+		return strings.Count(strings.Join(queryPlan(t, s, query, 1, 2, 3), "\n"), "TEMP B-TREE")
+	}
+	is.Equal(sorts(oldestDiverted), 0)
+	before, after, _ := strings.Cut(oldestHeld, "UNION ALL")
+	is.Equal(sorts(oldestHeld), 1)
+	is.Equal(sorts(before+after[strings.Index(after, "ORDER BY"):]), 0)
 }
 
 func TestExpungeKeepsWhatCanBeReadOfDamagedFailures(t *testing.T) {

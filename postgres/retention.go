@@ -26,8 +26,8 @@ func beyond(which string) string {
 const idle = `w.record IS NOT NULL AND NOT (w.enabled AND w.suspended_at IS NULL)`
 
 var (
-	// selectToPurge finds the webhooks of which something has to go, without a lock. Of what is due in the order of
-	// acceptance it looks at the first alone; the others that are held wait for a retry, and are few as a rule.
+	// selectToPurge finds the webhooks of which something may have to go, without a lock. Of what is held it looks at the
+	// first in the order of acceptance alone; retries that wait are not in it yet, and purgePart finds out.
 	selectToPurge = `
 		SELECT w.id, w.tenant, w.locator, x.aside, x.held FROM diverted.webhooks w, LATERAL (
 			SELECT coalesce((SELECT ` + tooOld("diverted_at") + ` FROM diverted.deliveries
@@ -35,8 +35,7 @@ var (
 			` + idle + ` AND (coalesce(` + tooOld("w.suspended_at") + `, false) AND (
 				coalesce((SELECT ` + tooOld("accepted_at") + ` FROM diverted.deliveries
 					WHERE webhook = w.id AND due = '-infinity' AND ` + free + ` ORDER BY id LIMIT 1), false)
-				OR coalesce((SELECT true FROM diverted.deliveries
-					WHERE webhook = w.id AND due > '-infinity' AND ` + free + ` AND ` + tooOld("accepted_at") + ` LIMIT 1), false)
+				OR coalesce((SELECT true FROM diverted.deliveries WHERE webhook = w.id AND due > '-infinity' ORDER BY due LIMIT 1), false)
 				) OR ` + beyond("due IS NOT NULL") + `) AS held) x
 		WHERE NOT w.deleted AND (x.aside OR x.held)
 		ORDER BY w.id`
@@ -52,11 +51,8 @@ var (
 			WHERE webhook = $3 AND due IS NULL ORDER BY diverted_at, id LIMIT $4`)
 
 	purgeHeld = purgeOldest(pendingKind, free, `
-			(SELECT webhook, event, accepted_at AS since, id FROM diverted.deliveries
-			WHERE webhook = $3 AND due = '-infinity' AND `+free+` ORDER BY id LIMIT $4)
-			UNION ALL
-			(SELECT webhook, event, accepted_at, id FROM diverted.deliveries
-			WHERE webhook = $3 AND due > '-infinity' AND `+free+` ORDER BY accepted_at, id LIMIT $4)`)
+			SELECT webhook, event, accepted_at AS since, id FROM diverted.deliveries
+			WHERE webhook = $3 AND due = '-infinity' AND `+free+` ORDER BY id LIMIT $4`)
 )
 
 // purgeOldest deletes at most $4 deliveries of the webhook $3 that are too old or beyond the cap $2 of those of their
@@ -105,15 +101,14 @@ func (s *Store) Purge(ctx context.Context, request diverted.PurgeRequest) (resul
 	for _, w := range all {
 		purged := diverted.Purged{Webhook: w.key}
 		for more := true; more && left > 0; {
-			part := min(left, purgeRows)
-			aside, held, err := s.purgePart(ctx, w, r.Retention, part)
+			var aside, held int
+			aside, held, more, err = s.purgePart(ctx, w, r.Retention, min(left, purgeRows))
 			if err != nil {
 				return tell(result, purged), wrap("purge", err)
 			}
 			purged.Diverted += aside
 			purged.Pending += held
 			left -= aside + held
-			more = aside+held == part
 		}
 		result = tell(result, purged)
 		if left == 0 {
@@ -149,12 +144,14 @@ func (s *Store) findToPurge(ctx context.Context, r diverted.Retention) (all []to
 	return all, err
 }
 
-// purgePart deletes at most limit deliveries of a webhook in one transaction. The webhook's row is locked before
-// them, as bulk steps and suspensions do.
-func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int) (aside, held int, err error) {
+// purgePart deletes at most limit deliveries of a webhook in one transaction, and says whether there may be more. The
+// webhook's row is locked before them, as bulk steps and suspensions do. Of what the webhook holds, the retries that wait
+// are released first, in parts of their own, so that all is found in the order of acceptance: while it is not active their
+// times mean nothing, and when it becomes active they are released anyway.
+func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int) (aside, held int, more bool, err error) {
 	age, most := r.MaxAge.Microseconds(), int64(r.MaxPerWebhook)
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		aside, held = 0, 0
+		aside, held, more = 0, 0, false
 		if _, err := conn.Exec(ctx, byIndex); err != nil {
 			return err
 		}
@@ -171,9 +168,13 @@ func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, 
 				return err
 			}
 			aside = int(tag.RowsAffected())
+			more = aside == limit
 		}
-		if !w.held || !holds || aside == limit {
+		if !w.held || !holds || more {
 			return nil
+		}
+		if more, err = s.release(ctx, own(conn), w.id); more || err != nil {
+			return err
 		}
 		ageHeld := age
 		if !long {
@@ -181,12 +182,13 @@ func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, 
 		}
 		tag, err := conn.Exec(ctx, s.q(purgeHeld), ageHeld, most, w.id, int64(limit-aside))
 		held = int(tag.RowsAffected())
+		more = aside+held == limit
 		return err
 	})
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, false, err
 	}
-	return aside, held, nil
+	return aside, held, more, nil
 }
 
 const (

@@ -9,6 +9,7 @@ import (
 	"github.com/matryer/is"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/postgres"
 )
 
 // purged is what a purge beside the test said.
@@ -149,4 +150,29 @@ func TestWhatASuspendedWebhookHoldsIsAsOldAsItsAcceptanceOrTheSuspension(t *test
 			is.Equal(len(page.Deliveries), 3-tt.want)
 		})
 	}
+}
+
+func TestAPurgeOfRetriesReadsAsManyAsItDeletes(t *testing.T) {
+	is := is.New(t)
+	const waiting = 20_000
+	schema, w := stale(t, true, 0, 0)
+	pool := newPool(t)
+	execute(t, pool, `UPDATE `+schema+`.webhooks SET suspended_at = now() - interval '1 hour'`)
+	execute(t, pool, `
+		INSERT INTO `+schema+`.deliveries (webhook, event, request, accepted_at, type, body, due)
+		SELECT w.id, gen_random_uuid(), gen_random_uuid(), now() - interval '1 hour', 'a.b', '{}', now() + (1 + random()) * interval '1 hour'
+		FROM `+schema+`.webhooks w, generate_series(1, $1::int)`, waiting)
+	purge := func() int {
+		return reads(t, schema, func(s *postgres.Store) {
+			result, err := s.Purge(t.Context(), diverted.PurgeRequest{Retention: diverted.Retention{MaxAge: time.Minute}})
+			is.NoErr(err)
+			is.Equal(result.Webhooks, []diverted.Purged{{Webhook: w.Key(), Pending: diverted.DefaultBulk}})
+		})
+	}
+	first := purge() // releases them all
+	execute(t, pool, `VACUUM `+schema+`.deliveries`)
+	second := purge()
+	t.Log(first, second)
+	is.True(first < 10*waiting)
+	is.True(second < 10*diverted.DefaultBulk)
 }

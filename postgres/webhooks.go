@@ -57,7 +57,7 @@ const (
 		WITH released AS (
 			UPDATE diverted.deliveries d SET due = '-infinity' FROM (
 				SELECT webhook, event FROM diverted.deliveries
-				WHERE webhook = $1::bigint AND due > '-infinity' AND lease IS NULL LIMIT nullif($2::bigint, 0) FOR UPDATE) r
+				WHERE webhook = $1::bigint AND due > '-infinity' AND lease IS NULL ORDER BY due LIMIT nullif($2::bigint, 0) FOR UPDATE) r
 			WHERE d.webhook = r.webhook AND d.event = r.event RETURNING d.webhook
 		)
 		SELECT count(*) FROM released`

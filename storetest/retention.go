@@ -116,6 +116,27 @@ var retentionTests = []test{
 		k.equal(len(k.claim(20)), 9)
 	}},
 
+	{rule: "what waits for a retry is purged in the order of acceptance, and what is claimed keeps its claim", needs: retention | exactTime, run: func(k *kit) {
+		w := k.webhook()
+		k.send(w, 7)
+		c := k.work(diverted.WorkRequest{Claim: leased(upTo(6), time.Minute)}).Claims
+		k.settle(retry(c[1], 3*time.Hour), retry(c[2], time.Hour), retry(c[4], 2*time.Hour))
+		other := k.webhook()
+		k.send(other, 1)
+		time.Sleep(30 * time.Second)
+		waits := k.claim(10) // the rest of both
+		k.settle(retry(waits[0], time.Hour), retry(waits[1], time.Hour))
+		k.suspend(w)
+		k.equal(k.purge(w.Key(), diverted.Retention{MaxPerWebhook: 5}, 1).Pending, 2) // c[1] and c[2], as c[0] is claimed
+		time.Sleep(time.Minute)
+		k.equal(k.purge(w.Key(), diverted.Retention{MaxPerWebhook: 3}, 1).Pending, 2) // c[0], whose lease is over, and c[3]
+		k.settle(delivered(c[5]))
+		k.unsuspend(w)
+		k.equal(len(k.claims(c[4].Key.Event, waits[0].Key.Event)), 2)
+		k.equal(len(k.pending(other)), 1)
+		k.that(!k.pending(other)[0].Due.IsZero(), "a retry of an active webhook waits no more")
+	}},
+
 	{rule: "what a suspended webhook holds is as old as its acceptance, if that came after the suspension", needs: retention | exactTime, run: func(k *kit) {
 		w := k.webhook()
 		old := k.send(w, 4)
