@@ -74,7 +74,7 @@ func selectEvents(ctx context.Context, tx *sql.Tx, webhook int64, s selection) (
 	if !f.Since.IsZero() || !f.Until.IsZero() {
 		const within = `FROM diverted_deliveries INDEXED BY diverted_deliveries_at
 			WHERE webhook = ? AND due IS NULL AND diverted_at >= ? AND diverted_at < ?`
-		many, err := selectsMany(ctx, tx, within, webhook, from, to)
+		many, err := selectsMany(ctx, tx, fewEvents, within, webhook, from, to)
 		if err != nil {
 			return nil, err
 		}
@@ -204,28 +204,51 @@ func eachTrigger(ctx context.Context, db sqliteQueryer, webhook int64, each func
 	}
 }
 
-// selectPending returns the locators of up to limit pending deliveries beyond an offset, ascending. If there are
-// few they are sorted; else they are read in order, between the diverted ones.
+// selectPending returns the locators of up to limit pending deliveries beyond an offset, ascending.
 func selectPending(ctx context.Context, tx *sql.Tx, webhook int64, after []byte, offset, limit int, and string, args ...any) ([][]byte, error) {
-	many, err := selectsMany(ctx, tx, `FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL`, webhook)
+	sorted, err := sortsPending(ctx, tx, webhook, after, offset+limit)
 	if err != nil {
 		return nil, err
 	}
-	index := "diverted_deliveries_due"
-	if many {
-		index = "diverted_deliveries_key"
+	index := "diverted_deliveries_key"
+	if sorted {
+		index = "diverted_deliveries_due"
 	}
 	return queryEvents(ctx, tx, `SELECT event FROM diverted_deliveries INDEXED BY `+index+`
 		WHERE webhook = ? AND due IS NOT NULL AND event > ?`+and+` ORDER BY event LIMIT ? OFFSET ?`,
 		append(append([]any{webhook, after}, args...), limit, offset)...)
 }
 
-// selectsMany says whether a query has more rows than are to be sorted. It only counts, which takes a tenth of the time that it
-// takes to fetch them.
-func selectsMany(ctx context.Context, tx *sql.Tx, from string, args ...any) (bool, error) {
-	var n int
-	err := scan(tx.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 `+from+` LIMIT ?)`, append(args, fewEvents)...), &n)
-	return n == fewEvents, err
+// sortsPending says whether the pending deliveries of a webhook are sorted. Else they are read in order, past the diverted
+// events between them: if those are fewer, or if enough of the next events are pending, as where the two are mixed.
+// It counts no further than it takes to know which are fewer.
+func sortsPending(ctx context.Context, tx *sql.Tx, webhook int64, after []byte, want int) (bool, error) {
+	for n := fewEvents; ; n *= 4 {
+		many, err := selectsMany(ctx, tx, n, `FROM diverted_deliveries INDEXED BY diverted_deliveries_due WHERE webhook = ? AND due IS NOT NULL`, webhook)
+		if err != nil || !many {
+			return true, err
+		}
+		many, err = selectsMany(ctx, tx, n, `FROM diverted_deliveries INDEXED BY diverted_deliveries_diverted WHERE webhook = ? AND due IS NULL AND event > ?`, webhook, after)
+		if err != nil || !many {
+			return false, err
+		}
+		if n == fewEvents {
+			var pending int
+			err := scan(tx.QueryRowContext(ctx, `SELECT count(due) FROM (
+				SELECT due FROM diverted_deliveries INDEXED BY diverted_deliveries_key WHERE webhook = ? AND event > ? ORDER BY event LIMIT ?)`,
+				webhook, after, n), &pending)
+			if err != nil || pending >= min(want, n/50) {
+				return false, err
+			}
+		}
+	}
+}
+
+// selectsMany says whether a query has n rows or more. It only counts, which takes a tenth of the time that it takes to fetch them.
+func selectsMany(ctx context.Context, tx *sql.Tx, n int, from string, args ...any) (bool, error) {
+	var counted int
+	err := scan(tx.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 `+from+` LIMIT ?)`, append(args, n)...), &counted)
+	return counted == n, err
 }
 
 func queryEvents(ctx context.Context, tx *sql.Tx, query string, args ...any) (events [][]byte, err error) {

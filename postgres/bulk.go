@@ -157,7 +157,7 @@ func (s *Store) selectForBulk(ctx context.Context, r *diverted.BulkRequest, b *b
 	if h == nil {
 		return nil, nil
 	}
-	from, args, err := s.inOrder(ctx, b.kind, r.Webhook, r.Filter, "$1", []any{h.id, pgUUID(r.After), bound(r.Before), r.Limit + 1})
+	from, args, err := s.inOrder(ctx, b.kind, r.Webhook, r.Filter, r.After, r.Limit+1, "$1", []any{h.id, pgUUID(r.After), bound(r.Before), r.Limit + 1})
 	if err != nil {
 		return nil, err
 	}

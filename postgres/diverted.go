@@ -274,7 +274,7 @@ func (s *Store) list(ctx context.Context, action string, query diverted.Diverted
 		return 0, err
 	}
 	defer done()
-	from, args, err := s.inOrder(ctx, k, query.Webhook, query.Filter, theHook,
+	from, args, err := s.inOrder(ctx, k, query.Webhook, query.Filter, query.After, query.Offset+query.Limit+1, theHook,
 		[]any{pgUUID(query.Webhook.Tenant), pgUUID(query.Webhook.Webhook), pgUUID(query.After), query.Limit + 1, query.Offset})
 	if err != nil {
 		return 0, wrap(action, err)

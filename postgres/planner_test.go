@@ -161,6 +161,22 @@ func TestWhatIsReadDoesNotDependOnThePlannersStatistics(t *testing.T) {
 					is.True(n < 4*few)
 				}
 			})
+			for what, n := range map[string]struct{ pending, diverted, most int }{
+				"behind many that are diverted":  {11_000, 100_000, 60_000},
+				"mixed with as many as diverted": {30_000, 30_000, 31_000}, // 10,000 of each and of both, to know that there are more
+			} {
+				t.Run("many that are pending, "+what, func(t *testing.T) {
+					is := is.New(t)
+					schema, w := stale(t, pendingThen, n.pending, n.diverted)
+					page := reads(t, schema, func(s *postgres.Store) {
+						page, err := s.ListPending(t.Context(), diverted.DivertedQuery{Webhook: w.Key()})
+						is.NoErr(err)
+						is.Equal(len(page.Deliveries), diverted.DefaultPage)
+					})
+					t.Log(page)
+					is.True(page < n.most)
+				})
+			}
 			t.Run("all that is pending is set aside", func(t *testing.T) {
 				t.Parallel()
 				schema, _ := stale(t, pendingThen, few, many)
