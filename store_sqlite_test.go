@@ -521,6 +521,11 @@ func TestADamagedRecordIsKeptAndItsWebhookStillGetsEvents(t *testing.T) {
 	var record string
 	is.NoErr(db.QueryRow(`SELECT record FROM diverted_webhooks`).Scan(&record))
 	is.Equal(record, `{"name": `)
+	yes := true
+	_, err = s.ListWebhooks(ctx, WebhookQuery{Tenant: acme, Active: &yes})
+	is.True(errors.Is(err, ErrDamaged))
+	_, err = s.ListWebhooks(ctx, WebhookQuery{Tenant: acme, Suspended: &yes})
+	is.NoErr(err) // what is left out is not decoded
 	m := realMessage(t, w, 0)
 	m.Webhook = ulid.Zero // publish
 	res, err := s.Accept(ctx, AcceptRequest{Messages: []Message{m}})

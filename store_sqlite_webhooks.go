@@ -453,8 +453,11 @@ func (s *SQLiteStore) ListWebhooks(ctx context.Context, query WebhookQuery) (Web
 	err = s.read(ctx, "list webhooks", func(db *sql.DB) error {
 		rows, err := db.QueryContext(ctx, `
 			SELECT id, locator, record, enabled, suspended_at, epoch, version FROM diverted_webhooks
-			WHERE tenant = ? AND locator > ? AND deleted = 0 AND record IS NOT NULL ORDER BY locator`,
-			query.Tenant[:], query.After[:])
+			WHERE tenant = ?1 AND locator > ?2 AND deleted = 0 AND record IS NOT NULL
+				AND (?3 IS NULL OR enabled = ?3) AND (?4 IS NULL OR (suspended_at IS NOT NULL) = ?4)
+				AND (?5 IS NULL OR (enabled AND suspended_at IS NULL) = ?5)
+			ORDER BY locator`,
+			query.Tenant[:], query.After[:], query.Enabled, query.Suspended, query.Active)
 		if err != nil {
 			return err
 		}

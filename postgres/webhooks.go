@@ -435,7 +435,8 @@ func (s *Store) ListWebhooks(ctx context.Context, query diverted.WebhookQuery) (
 				SELECT `+hookColumns+` FROM diverted.webhooks
 				WHERE tenant = $1 AND locator > $2 AND NOT deleted AND record IS NOT NULL
 					AND ($3::bool IS NULL OR enabled = $3) AND ($4::bool IS NULL OR (suspended_at IS NOT NULL) = $4)
-				ORDER BY locator LIMIT $5`), pgUUID(query.Tenant), pgUUID(after), query.Enabled, query.Suspended, listChunk).
+					AND ($5::bool IS NULL OR (enabled AND suspended_at IS NULL) = $5)
+				ORDER BY locator LIMIT $6`), pgUUID(query.Tenant), pgUUID(after), query.Enabled, query.Suspended, query.Active, listChunk).
 				Query(func(r pgx.Rows) error {
 					for r.Next() {
 						var row hookRow
