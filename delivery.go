@@ -171,8 +171,8 @@ type WorkRequest struct {
 	Refresh bool
 }
 
-// Validate returns nil, or an [InvalidError] if the claim breaks a rule or an outcome is of no kind. Every
-// store calls it first.
+// Validate returns nil, or an [InvalidError] if the claim breaks a rule, an outcome is of no kind, or a wait is
+// negative. Every store calls it first.
 func (r WorkRequest) Validate() error {
 	var f faults
 	for i, o := range r.Outcomes {
@@ -180,6 +180,14 @@ func (r WorkRequest) Validate() error {
 		case OutcomeDelivered, OutcomeRetry, OutcomeDivert, OutcomeHold, OutcomeDrop, OutcomeReturn:
 		default:
 			f.add(fmt.Sprintf("outcomes[%d].kind", i), "must be one of the kinds of outcome, was %s", quote(string(o.Kind)))
+		}
+		if o.Wait < 0 {
+			f.add(fmt.Sprintf("outcomes[%d].wait", i), "must be 0 or more, was %s", o.Wait)
+		}
+	}
+	for i, o := range r.Notices {
+		if o.Wait < 0 {
+			f.add(fmt.Sprintf("notices[%d].wait", i), "must be 0 or more, was %s", o.Wait)
 		}
 	}
 	f.merge("claim", r.Claim.Validate())
@@ -281,7 +289,7 @@ type Outcome struct {
 	Key   Key
 	Token int64
 	Kind  OutcomeKind
-	// Wait is the time until the next attempt of an [OutcomeRetry], counted from the store's now.
+	// Wait is the time until the next attempt of an [OutcomeRetry], counted from the store's now. It is not negative.
 	Wait time.Duration
 	// Failure is why the attempt failed; nil for OutcomeDelivered and OutcomeReturn.
 	Failure *Failure
@@ -395,7 +403,7 @@ type NoticeOutcome struct {
 	Token   int64
 	// Done ends the notice: failures that come within Wait join the next one, which is due after it. If
 	// there are none the webhook begins anew: the next failure is told at once. Not Done: the same notice
-	// is due again after Wait, with one try more.
+	// is due again after Wait, with one try more. Wait is not negative.
 	Done bool
 	Wait time.Duration
 }

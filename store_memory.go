@@ -97,7 +97,7 @@ func (tx *memoryTx) today() time.Time { return tx.now.Truncate(time.Millisecond)
 
 // in is the time that is a wait away from now, rounded up to milliseconds.
 func (tx *memoryTx) in(wait time.Duration) time.Time {
-	at := tx.now.Add(max(wait, 0))
+	at := tx.now.Add(wait)
 	if rounded := at.Truncate(time.Millisecond); rounded.Before(at) {
 		return rounded.Add(time.Millisecond)
 	}

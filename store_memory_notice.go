@@ -62,7 +62,7 @@ func (tx *memoryTx) settleNotice(o NoticeOutcome) {
 	n := w.notice
 	n.token, n.due = 0, tx.in(o.Wait)
 	if o.Done {
-		n.closed, n.window = Notice{}, max(o.Wait, 0)
+		n.closed, n.window = Notice{}, o.Wait
 	} else {
 		n.tries++
 	}

@@ -176,7 +176,7 @@ func (st *settlement) queue(s *Store, b *pgx.Batch) {
 			p = &gone
 		} else {
 			p.kinds = append(p.kinds, string(o.Kind))
-			p.waits = append(p.waits, max(o.Wait, 0).Microseconds())
+			p.waits = append(p.waits, o.Wait.Microseconds())
 			p.failures = append(p.failures, encodeFailure(asKept(o.Failure, now)))
 		}
 		p.webhooks = append(p.webhooks, st.order[i].hook.id)
@@ -232,7 +232,7 @@ func (st *settlement) queueNotices(s *Store, b *pgx.Batch) {
 			continue
 		}
 		webhooks, tokens = append(webhooks, x.hook.id), append(tokens, o.Token)
-		waits, done = append(waits, max(o.Wait, 0).Microseconds()), append(done, o.Done)
+		waits, done = append(waits, o.Wait.Microseconds()), append(done, o.Done)
 	}
 	if len(webhooks) == 0 {
 		return

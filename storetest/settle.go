@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -203,6 +204,28 @@ var settleTests = []test{
 			k.fails(err, diverted.ErrInvalid)
 		}
 		k.settle(delivered(c[0]), delivered(c[1]))
+	}},
+
+	{rule: "a negative wait is invalid, of an outcome or a notice, and the call changes nothing", run: func(k *kit) {
+		w := k.webhook(everything, func(w *diverted.Webhook) { w.Enabled = true })
+		c := k.claims(k.send(w, 2)...)
+		failing := of(c[1], diverted.OutcomeDivert)
+		failing.Alert = true
+		k.settle(failing)
+		n := k.notice()
+		for field, r := range map[string]diverted.WorkRequest{
+			"outcomes[1].wait": {Outcomes: []diverted.Outcome{delivered(c[0]), retry(c[0], -1)}},
+			"notices[0].wait": {
+				Outcomes: []diverted.Outcome{delivered(c[0])},
+				Notices:  []diverted.NoticeOutcome{{Webhook: w.Key(), Token: n.Token, Wait: -time.Hour}},
+			},
+		} {
+			_, err := k.store.Work(k.ctx, r)
+			k.fails(err, diverted.ErrInvalid)
+			k.that(strings.Contains(err.Error(), field), "the error does not name %s: %v", field, err)
+		}
+		k.settle(delivered(c[0]))
+		k.told(n, 0)
 	}},
 
 	{rule: "of several outcomes of one claim the first counts, whatever lies between", run: func(k *kit) {
