@@ -89,12 +89,13 @@ type machine struct {
 	watches bool
 	issued  []diverted.Claim // the latest, stale ones among them
 	notices []diverted.NoticeClaim
+	fetched map[diverted.Key]diverted.DivertedEvent // as they once were, for deleteResent
 }
 
 func begin(t *rapid.T, h Harness) *machine {
 	dir, err := os.MkdirTemp("", "modeltest")
 	ok(t, err)
-	m := &machine{h: h, dir: dir, ctx: t.Context(), model: &model{webhooks: make(map[diverted.WebhookKey]*webhook)}}
+	m := &machine{h: h, dir: dir, ctx: t.Context(), model: &model{webhooks: make(map[diverted.WebhookKey]*webhook)}, fetched: make(map[diverted.Key]diverted.DivertedEvent)}
 	if h.RealTime {
 		m.model.slack = 5 * time.Second
 	}
@@ -152,6 +153,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"divert":   m.divert,
 		"resend":   m.resend,
 		"delete":   m.deleteDiverted,
+		"resent":   m.deleteResent,
 		"put":      m.putWebhook,
 		"create":   m.createWebhook,
 		"update":   m.updateWebhook,
@@ -349,6 +351,24 @@ func (m *machine) deleteDiverted(t *rapid.T) {
 	fails(t, m.store.DeleteDiverted(m.ctx, key), m.model.deleteDiverted(key))
 }
 
+// deleteResent deletes an event as it stands, or as it was once fetched, since when it may have been diverted again.
+func (m *machine) deleteResent(t *rapid.T) {
+	key := drawKey(t)
+	stands, err := m.store.FetchDiverted(m.ctx, key)
+	event, old := m.fetched[key]
+	delete(m.fetched, key)
+	if !old || rapid.Bool().Draw(t, "as it stands") {
+		event = stands
+		event.Key = key // of none too
+	}
+	got := m.store.DeleteResent(m.ctx, event)
+	if err == nil && !event.DivertedAt.Equal(stands.DivertedAt) {
+		fails(t, got, diverted.ErrConflict)
+		return
+	}
+	fails(t, got, m.model.deleteDiverted(key))
+}
+
 // drawWebhook draws a webhook that a caller saves.
 func drawWebhook(t *rapid.T) diverted.Webhook {
 	key := drawWebhookKey(t)
@@ -517,5 +537,8 @@ func (m *machine) check(t *rapid.T) {
 		ok(t, err)
 		m.sameFailures(t, event.Failures, d)
 		m.sameDiverted(t, event, d.divertedEvent())
+		if _, there := m.fetched[key]; !there {
+			m.fetched[key] = event
+		}
 	}
 }

@@ -71,13 +71,19 @@ func (w *webhook) selects(f diverted.DivertedFilter) []*delivery {
 	})
 }
 
+// inBulk returns those of them that a bulk step takes, which leaves out what is stamped with the next millisecond, since it
+// was diverted twice within this one.
+func (w *webhook) inBulk(f diverted.DivertedFilter) []*delivery {
+	return slices.DeleteFunc(w.selects(f), func(d *delivery) bool { return d.divertedAt.After(today()) })
+}
+
 func (m *machine) resendAll(t *rapid.T) {
 	key, f := drawWebhookKey(t), drawFilter(t)
 	matched, done, err := m.bulk(t, func(r diverted.BulkRequest) (diverted.BulkResult, error) {
 		return m.store.(diverted.BulkStore).ResendAll(m.ctx, r)
 	}, diverted.BulkRequest{Webhook: key, Filter: f})
 	w := m.model.webhooks[key]
-	all := w.selects(f)
+	all := w.inBulk(f)
 	if done < 0 {
 		equal(t, "matched", matched, len(all))
 		return
@@ -108,7 +114,7 @@ func (m *machine) deleteAll(t *rapid.T) {
 		return m.store.(diverted.BulkStore).DeleteAll(m.ctx, r)
 	}, diverted.BulkRequest{Webhook: key, Filter: f})
 	ok(t, err)
-	all := m.model.webhooks[key].selects(f)
+	all := m.model.webhooks[key].inBulk(f)
 	equal(t, "matched", matched, len(all))
 	if done < 0 {
 		return
