@@ -6,60 +6,25 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"strconv"
-	"strings"
 	"time"
-)
 
-// Migrations are numbered files, each applied once, in one transaction, and never edited afterwards. A
-// migration only adds, and says in migration.minimum which release's schema is the oldest that may still
-// open the database: the minimum rises one release after the addition, so that a deploy can be rolled
-// back.
+	"github.com/divertedevents/diverted/internal/migrations"
+)
 
 //go:embed migrations/sqlite/*.sql
 var sqliteMigrations embed.FS
 
-type migration struct {
-	version int
-	// minimum is the oldest schema version that this one may be opened by.
-	minimum int
-	script  string
-}
-
 // sqliteMinimums is, for each schema version, the oldest one whose release may open the database.
-var sqliteMinimums = map[int]int{1: 1, 2: 1, 3: 1, 4: 1}
-
-func loadMigrations(files fs.FS, minimums map[int]int) ([]migration, error) {
-	names, err := fs.Glob(files, "migrations/*/*.sql")
-	if err != nil {
-		return nil, err
-	}
-	var all []migration
-	for i, name := range names {
-		script, err := fs.ReadFile(files, name)
-		if err != nil {
-			return nil, err
-		}
-		base := name[strings.LastIndexByte(name, '/')+1:]
-		number, _, _ := strings.Cut(base, "_")
-		version, err := strconv.Atoi(number)
-		if err != nil || version != i+1 || minimums[version] == 0 {
-			return nil, fmt.Errorf("diverted: migration %s: out of order, or without a minimum", base)
-		}
-		all = append(all, migration{version, minimums[version], string(script)})
-	}
-	return all, nil
-}
+var sqliteMinimums = []int{1: 1, 2: 1, 3: 1, 4: 1}
 
 // migrateSQLite brings the schema up to date. own says that the file has to be this library's alone.
 func migrateSQLite(ctx context.Context, conn *sql.Conn, own bool) error {
-	migrations, err := loadMigrations(sqliteMigrations, sqliteMinimums)
+	all, err := migrations.Load(sqliteMigrations, "migrations/sqlite", sqliteMinimums)
 	if err != nil {
 		return err
 	}
 	for {
-		done, err := migrateStep(ctx, conn, own, migrations)
+		done, err := migrateStep(ctx, conn, own, all)
 		if err != nil {
 			return sqliteError("migrate database", err)
 		}
@@ -71,7 +36,7 @@ func migrateSQLite(ctx context.Context, conn *sql.Conn, own bool) error {
 
 // migrateStep applies the next migration, if there is one. It looks and changes in one transaction, since
 // other processes may start at the same moment.
-func migrateStep(ctx context.Context, conn *sql.Conn, own bool, migrations []migration) (done bool, err error) {
+func migrateStep(ctx context.Context, conn *sql.Conn, own bool, all []migrations.Migration) (done bool, err error) {
 	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return false, err
 	}
@@ -85,17 +50,17 @@ func migrateStep(ctx context.Context, conn *sql.Conn, own bool, migrations []mig
 	if err != nil {
 		return false, err
 	}
-	newest := len(migrations)
+	newest := len(all)
 	if minimum > newest {
 		return false, fmt.Errorf("%w: it has schema %d and needs a release that knows schema %d, this one knows %d", ErrTooNew, version, minimum, newest)
 	}
 	if version < newest {
-		m := migrations[version]
-		if _, err := conn.ExecContext(ctx, m.script); err != nil {
-			return false, fmt.Errorf("migration %d: %w", m.version, err)
+		m := all[version]
+		if _, err := conn.ExecContext(ctx, m.Script); err != nil {
+			return false, fmt.Errorf("migration %d: %w", m.Version, err)
 		}
 		_, err := conn.ExecContext(ctx, `INSERT INTO diverted_migrations (version, minimum, applied_at) VALUES (?, ?, ?)`,
-			m.version, m.minimum, time.Now().UnixMilli())
+			m.Version, m.Minimum, time.Now().UnixMilli())
 		if err != nil {
 			return false, err
 		}

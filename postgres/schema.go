@@ -4,20 +4,14 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
-	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/migrations"
 )
-
-// Migrations are numbered files, each applied once, in one transaction, and never edited afterwards. A
-// migration only adds, and says in minimums which release's schema is the oldest that may still open the
-// database: the minimum rises one release after the addition, so that a deploy can be rolled back.
 
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
@@ -33,39 +27,12 @@ const withoutTimeouts = `
 	SELECT set_config(name, '0', true) FROM pg_settings
 	WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')`
 
-// migration is one step of the schema.
-type migration struct {
-	version, minimum int
-	script           string
-}
-
-func loadMigrations(files fs.FS, minimums []int) ([]migration, error) {
-	names, err := fs.Glob(files, "migrations/*.sql")
-	if err != nil {
-		return nil, err
-	}
-	var all []migration
-	for i, name := range names {
-		script, err := fs.ReadFile(files, name)
-		if err != nil {
-			return nil, err
-		}
-		number, _, _ := strings.Cut(strings.TrimPrefix(name, "migrations/"), "_")
-		version, err := strconv.Atoi(number)
-		if err != nil || version != i+1 || version >= len(minimums) || minimums[version] == 0 {
-			return nil, fmt.Errorf("migration %s: out of order, or without a minimum", name)
-		}
-		all = append(all, migration{version, minimums[version], string(script)})
-	}
-	return all, nil
-}
-
 // migrate looks at the server, and brings the schema up to date.
 func (s *Store) migrate(ctx context.Context) error {
 	if err := s.checkServer(ctx); err != nil {
 		return err
 	}
-	migrations, err := loadMigrations(migrationFiles, minimums)
+	all, err := migrations.Load(migrationFiles, "migrations", minimums)
 	if err != nil {
 		return err
 	}
@@ -73,14 +40,14 @@ func (s *Store) migrate(ctx context.Context) error {
 		// Without a lock, and without the right to create anything, where there is nothing to do.
 		done := false
 		err := s.repeat(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-			version, err := s.schemaVersion(ctx, conn, len(migrations))
-			done = version >= len(migrations)
+			version, err := s.schemaVersion(ctx, conn, len(all))
+			done = version >= len(all)
 			return err
 		})
 		if err != nil || done {
 			return err
 		}
-		if err := s.migrateStep(ctx, migrations); err != nil {
+		if err := s.migrateStep(ctx, all); err != nil {
 			return err
 		}
 	}
@@ -148,7 +115,7 @@ func (s *Store) schemaVersion(ctx context.Context, conn *pgxpool.Conn, newest in
 
 // migrateStep applies the next migration, if there still is one once nobody else migrates. It takes as long
 // as the database is large, here or in another process, and so nothing but ctx bounds it.
-func (s *Store) migrateStep(ctx context.Context, migrations []migration) error {
+func (s *Store) migrateStep(ctx context.Context, all []migrations.Migration) error {
 	return s.repeatWithin(ctx, unbounded, transaction(func(ctx context.Context, conn *pgxpool.Conn) error {
 		if _, err := conn.Exec(ctx, withoutTimeouts); err != nil {
 			return err
@@ -156,8 +123,8 @@ func (s *Store) migrateStep(ctx context.Context, migrations []migration) error {
 		if _, err := conn.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, s.lock); err != nil {
 			return err
 		}
-		version, err := s.schemaVersion(ctx, conn, len(migrations))
-		if err != nil || version >= len(migrations) {
+		version, err := s.schemaVersion(ctx, conn, len(all))
+		if err != nil || version >= len(all) {
 			return err
 		}
 		exists, err := s.mayCreate(ctx, conn)
@@ -176,12 +143,12 @@ func (s *Store) migrateStep(ctx context.Context, migrations []migration) error {
 				applied_at timestamptz NOT NULL DEFAULT now()
 			)`
 		}
-		m := migrations[version]
+		m := all[version]
 		// The simple protocol takes several statements at once.
-		if _, err := conn.Conn().PgConn().Exec(ctx, begin+"; "+m.script).ReadAll(); err != nil {
-			return fmt.Errorf("migration %d: %w", m.version, err)
+		if _, err := conn.Conn().PgConn().Exec(ctx, begin+"; "+m.Script).ReadAll(); err != nil {
+			return fmt.Errorf("migration %d: %w", m.Version, err)
 		}
-		_, err = conn.Exec(ctx, s.q(`INSERT INTO diverted.migrations (version, minimum) VALUES ($1, $2)`), m.version, m.minimum)
+		_, err = conn.Exec(ctx, s.q(`INSERT INTO diverted.migrations (version, minimum) VALUES ($1, $2)`), m.Version, m.Minimum)
 		return err
 	}))
 }

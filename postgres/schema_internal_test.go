@@ -3,7 +3,6 @@ package postgres
 import (
 	"errors"
 	"testing"
-	"testing/fstest"
 
 	"github.com/matryer/is"
 
@@ -31,27 +30,5 @@ func TestAServerThatCannotHoldAStoreIsNamed(t *testing.T) {
 		err := tt.server.check()
 		is.True(errors.Is(err, tt.want))
 		is.Equal(err.Error(), tt.text)
-	}
-}
-
-func TestMigrationsAreNumberedFromOneAndHaveMinimums(t *testing.T) {
-	is := is.New(t)
-	all, err := loadMigrations(migrationFiles, minimums)
-	is.NoErr(err)
-	is.Equal(len(all), len(minimums)-1)
-	for i, m := range all {
-		is.Equal(m.version, i+1)
-		is.True(m.minimum >= 1 && m.minimum <= m.version)
-		is.True(m.script != "")
-	}
-	script := &fstest.MapFile{Data: []byte("SELECT 1")}
-	for _, files := range []fstest.MapFS{
-		{"migrations/0002_b.sql": script},
-		{"migrations/0001_a.sql": script, "migrations/0003_c.sql": script},
-		{"migrations/one.sql": script},
-		{"migrations/0001_a.sql": script, "migrations/0002_b.sql": script}, // without a minimum
-	} {
-		_, err := loadMigrations(files, []int{1: 1})
-		is.True(err != nil)
 	}
 }
