@@ -336,9 +336,6 @@ func (m *machine) divert(t *rapid.T) {
 		e.Failure.At = time.Time{}
 	}
 	fails(t, m.store.Divert(m.ctx, e), m.model.divert(e))
-	if !m.h.RealTime {
-		time.Sleep(time.Millisecond) // one that was diverted a moment ago is diverted a millisecond later, which bulk steps leave out until then
-	}
 }
 
 func (m *machine) resend(t *rapid.T) {
