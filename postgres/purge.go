@@ -124,10 +124,6 @@ func (s *Store) deleteIn(ctx context.Context, tx hostTx, key diverted.WebhookKey
 		}
 	}
 	id, err := s.idToDelete(ctx, tx, markDeleted, key)
-	if err == nil && isOwn(tx) {
-		// Accepts share the row of state: without this, bump could wait for one after the other.
-		err = run(ctx, tx, lockNotAccepting, s.lock)
-	}
 	if err == nil {
 		err = run(ctx, tx, s.q(`DELETE FROM diverted.notices WHERE webhook = $1::bigint`), id)
 	}
@@ -253,6 +249,7 @@ func (s *Store) purgeOne(ctx context.Context, id int64) error {
 		b := new(pgx.Batch)
 		b.Queue(byIndex)
 		b.Queue(s.q(`DELETE FROM diverted.hours WHERE webhook = $1`), id)
+		b.Queue(s.q(lockState))
 		b.Queue(s.q(purgeHook), id)
 		return conn.SendBatch(ctx, b).Close()
 	})

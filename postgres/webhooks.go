@@ -35,6 +35,11 @@ const (
 			suspended_at = $4::timestamptz, epoch = $5::bigint, version = $6::bigint
 		WHERE id = $1::bigint`
 
+	// lockState comes before the row of state is changed. Whoever accepts shares the row of state, and PostgreSQL lets those who share a row
+	// overtake one who waits to change it: while accepts overlap, the change could wait without end, and with it the
+	// host's commit or all that a dispatcher settles. For a table they queue.
+	lockState = `LOCK TABLE diverted.state IN EXCLUSIVE MODE`
+
 	// bump begins a generation and puts webhooks into it. The row of state is locked to the commit, so
 	// generations become visible in their order.
 	bump = `
@@ -211,17 +216,21 @@ func (s *Store) save(ctx context.Context, tx hostTx, h *hook) error {
 
 // bump puts a webhook into a new generation: in the store's own transaction, which ends with it, now, else at the commit.
 func (s *Store) bump(ctx context.Context, tx hostTx, h *hook) error {
-	statement := bumpLater
-	if isOwn(tx) {
-		statement = bump
+	ids := bigints([]*hook{h})
+	if !isOwn(tx) {
+		return run(ctx, tx, s.q(bumpLater), ids)
 	}
-	return run(ctx, tx, s.q(statement), bigints([]*hook{h}))
+	if err := run(ctx, tx, s.q(lockState)); err != nil {
+		return err
+	}
+	return run(ctx, tx, s.q(bump), ids)
 }
 
 // suspendAll suspends webhooks that are locked.
 func (s *Store) suspendAll(ctx context.Context, conn *pgxpool.Conn, ids []int64) error {
 	b := new(pgx.Batch)
 	b.Queue(s.q(suspendHooks), ids)
+	b.Queue(s.q(lockState))
 	b.Queue(s.q(bump), ids)
 	return conn.SendBatch(ctx, b).Close()
 }

@@ -237,3 +237,70 @@ func TestNobodyElseWaitsForATransactionThatPutsOrDiscards(t *testing.T) {
 		is.Equal(got, map[string]int{saved.Endpoint.URL: 1, other.Endpoint.URL: 1})
 	})
 }
+
+func TestWhoeverAcceptsDoesNotOvertakeAChangeOfAWebhook(t *testing.T) {
+	changes := map[string]func(s *postgres.Store, w diverted.Webhook) error{
+		"put": func(s *postgres.Store, w diverted.Webhook) error {
+			w.MaxPerSecond = 7
+			_, err := s.PutWebhook(context.Background(), w)
+			return err
+		},
+		"suspension by a dispatcher": func(s *postgres.Store, w diverted.Webhook) error {
+			if _, err := s.Accept(context.Background(), diverted.AcceptRequest{Messages: []diverted.Message{message(t, w)}}); err != nil {
+				return err
+			}
+			c := claim(t, s)[0]
+			failure := diverted.Failure{Trigger: diverted.TriggerTimeout, Message: "no answer"}
+			_, err := s.Work(context.Background(), diverted.WorkRequest{Outcomes: []diverted.Outcome{{
+				Key: c.Key, Token: c.Token, Kind: diverted.OutcomeHold, Failure: &failure, Suspend: true, Epoch: c.Epoch,
+			}}})
+			return err
+		},
+	}
+	for _, o := range outboxes(t) {
+		changes["commit of the host's through "+o.name] = func(s *postgres.Store, w diverted.Webhook) error {
+			tx := o.begin(t, s)
+			w.MaxPerSecond = 7
+			if _, err := tx.put(w); err != nil {
+				return err
+			}
+			return tx.commit()
+		}
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			pool := newPool(t)
+			s := open(t, pool, newSchema())
+			w := newWebhook(t, s, uuid.New())
+			// accept begins to accept, as far as it concerns others.
+			accept := func() (commit func() error, err error) {
+				conn, err := newPool(t).Acquire(t.Context())
+				is.NoErr(err)
+				t.Cleanup(conn.Release)
+				for _, text := range []string{`BEGIN`, `SET LOCAL lock_timeout = '100ms'`, `SELECT generation FROM "` + s.Schema() + `".state FOR SHARE`} {
+					if _, err = conn.Exec(t.Context(), text); err != nil {
+						break
+					}
+				}
+				return func() error {
+					_, err := conn.Exec(context.Background(), `COMMIT`)
+					return err
+				}, err
+			}
+			commit, err := accept()
+			is.NoErr(err)
+			changed := make(chan error, 1)
+			go func() { changed <- change(s, w) }()
+			for waits := false; !waits; time.Sleep(10 * time.Millisecond) { // whose statement may be a COMMIT, which names nothing
+				is.NoErr(pool.QueryRow(t.Context(), `
+					SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits))
+			}
+			rollback, err := accept()
+			is.True(err != nil) // it waits its turn
+			is.NoErr(rollback())
+			is.NoErr(commit())
+			is.NoErr(<-changed)
+		})
+	}
+}
