@@ -304,3 +304,36 @@ func TestWhoeverAcceptsDoesNotOvertakeAChangeOfAWebhook(t *testing.T) {
 		})
 	}
 }
+
+func TestATransactionThatPutsManyWebhooksBeginsOneGeneration(t *testing.T) {
+	eachOutbox(t, func(t *testing.T, is *is.I, s *postgres.Store, o outbox) {
+		pool := newPool(t)
+		other := open(t, newPool(t), s.Schema())
+		generation := func() (n int) {
+			is.NoErr(pool.QueryRow(t.Context(), `SELECT generation FROM "`+s.Schema()+`".state`).Scan(&n))
+			return n
+		}
+		tenant := uuid.New()
+		gone := newWebhook(t, s, tenant)
+		before := generation()
+		tx := o.begin(t, s)
+		var all []diverted.Webhook
+		for range 3 {
+			w, err := tx.put(diverted.NewWebhook(tenant, "orders", "https://receiver.example/hook", "*"))
+			is.NoErr(err)
+			w.MaxPerSecond = 7
+			w, err = tx.put(w) // again
+			is.NoErr(err)
+			all = append(all, w)
+		}
+		is.NoErr(tx.remove(gone.Key(), true))
+		is.NoErr(tx.commit())
+		is.Equal(generation(), before+1)
+		var left int
+		is.NoErr(pool.QueryRow(t.Context(), `SELECT count(*) FROM "`+s.Schema()+`".webhooks WHERE changed < 0`).Scan(&left))
+		is.Equal(left, 0)
+		for _, w := range all {
+			knows(t, is, w, s, other)
+		}
+	})
+}
