@@ -65,10 +65,17 @@ func decided(err error) bool {
 	return false
 }
 
+// answered is an error that the server answered: pgx's, or that of another driver, of which a transaction of the host's
+// may be.
+type answered interface {
+	error
+	SQLState() string
+}
+
 // sqlState returns the SQLSTATE of an error that the server answered, "" of any other.
 func sqlState(err error) string {
-	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return answer.Code
+	if answer, ok := errors.AsType[answered](err); ok {
+		return answer.SQLState()
 	}
 	return ""
 }

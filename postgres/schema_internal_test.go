@@ -32,3 +32,16 @@ func TestAServerThatCannotHoldAStoreIsNamed(t *testing.T) {
 		is.Equal(err.Error(), tt.text)
 	}
 }
+
+// foreignError is an error of another driver of database/sql.
+type foreignError string
+
+func (e foreignError) Error() string    { return "pq: " + string(e) }
+func (e foreignError) SQLState() string { return string(e) }
+
+func TestTheErrorsOfAnotherDriverAreKnownByTheirState(t *testing.T) {
+	is := is.New(t)
+	is.True(errors.Is(wrap("put webhook", foreignError(deadlockDetected)), diverted.ErrLocked))
+	is.True(errors.Is(wrap("put webhook", foreignError(serializationFailure)), diverted.ErrLocked))
+	is.True(!errors.Is(wrap("put webhook", foreignError("22000")), diverted.ErrLocked))
+}
