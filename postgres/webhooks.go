@@ -271,7 +271,9 @@ func putting(webhook diverted.Webhook) decision {
 // [Config.NoNotify]). The store does not see the commit: no [diverted.Watcher] is told of the change itself.
 //
 // Until tx ends, whatever else changes, suspends or deletes this webhook waits for it. So meanwhile call nothing else that
-// writes, of the store or a dispatcher, but what is part of tx: it would wait for tx and tx for it. A webhook that becomes
+// writes, of the store or a dispatcher, but what is part of tx: it would wait for tx and tx for it. And commit soon: a
+// dispatcher that has to suspend the webhook, or to alert somebody of it, settles and claims nothing meanwhile, of no
+// webhook, and what it delivered is delivered again by others if its leases end before tx does. A webhook that becomes
 // enabled has all its waiting deliveries made due in tx; while there are many, this takes a moment.
 //
 // The errors are [diverted.ErrInvalid] for a value that breaks a rule, after which tx can go on, and those of the
