@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted/internal/testdata"
+	"github.com/divertedevents/diverted/internal/testenv"
 )
 
 // The load of the other webhooks: how many there are, and how many events a second they get in all.
@@ -49,12 +51,11 @@ func (r *run) startOthers(ctx context.Context) *others {
 	return o
 }
 
-// publish sends one event, and repeats it while there is no server.
+// publish sends one event, and repeats it while there is no server. If the load ends before it was accepted, it does not
+// count.
 func (o *others) publish(ctx context.Context, n int) {
 	event := ulid.Make()
-	o.mu.Lock()
-	o.sent[event] = time.Now()
-	o.mu.Unlock()
+	began := time.Now()
 	p := testdata.Payloads()[n%len(testdata.Payloads())]
 	body := fmt.Sprintf(`{"locator":%q,"type":"other.%d","data":%s}`, event, n%otherWebhooks, p.Data)
 	for {
@@ -67,6 +68,9 @@ func (o *others) publish(ctx context.Context, n int) {
 		if err == nil {
 			answer.Body.Close()
 			if answer.StatusCode == http.StatusAccepted {
+				o.mu.Lock()
+				o.sent[event] = began
+				o.mu.Unlock()
 				return
 			}
 		}
@@ -78,26 +82,24 @@ func (o *others) publish(ctx context.Context, n int) {
 	}
 }
 
-// latencies ends the load and returns, in order, how long it took each event to arrive, leaving out those that were
-// on their way during a kill; and how many never came.
-func (o *others) latencies(kills []window) (all []time.Duration, missing int) {
+// latencies ends the load, waits until all that was accepted has arrived, and returns, in order, how long it took each,
+// leaving out those that were on their way during a kill.
+func (o *others) latencies(t *testing.T, kills []window) (all []time.Duration) {
 	o.stop()
 	o.group.Wait()
 	o.client.CloseIdleConnections()
 	r := o.run.receiver
+	testenv.Await(t, "what the other webhooks were sent arrives", func() bool { return r.has(o.sent) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for event, sent := range o.sent {
-		arrived, ok := r.others[event]
-		switch {
-		case !ok:
-			missing++
-		case !slices.ContainsFunc(kills, func(k window) bool { return sent.Before(k.until) && arrived.After(k.from) }):
+		arrived := r.others[event]
+		if !slices.ContainsFunc(kills, func(k window) bool { return sent.Before(k.until) && arrived.After(k.from) }) {
 			all = append(all, arrived.Sub(sent))
 		}
 	}
 	slices.Sort(all)
-	return all, missing
+	return all
 }
 
 // at returns a quantile of durations that are in order.

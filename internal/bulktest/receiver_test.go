@@ -72,6 +72,18 @@ func (r *receiver) received() int {
 	return len(r.customer)
 }
 
+// has says whether all of these events of the others came.
+func (r *receiver) has(events map[ulid.ULID]time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for event := range events {
+		if _, came := r.others[event]; !came {
+			return false
+		}
+	}
+	return true
+}
+
 // window is a time in which there was no server: from a kill until the next one served.
 type window struct{ from, until time.Time }
 
