@@ -2,7 +2,7 @@ package diverted
 
 import "time"
 
-// DivertPendingRequest is what [SQLiteStore.DivertPending] is asked.
+// DivertPendingRequest is the request of [SQLiteStore.DivertPending].
 type DivertPendingRequest struct {
 	// Before selects the deliveries that were accepted before this moment. Required.
 	Before time.Time
@@ -18,7 +18,7 @@ func (r DivertPendingRequest) Validate() error {
 	return nil
 }
 
-// Failure is what the diverted events of the request say, for those who write a [Store].
+// Failure returns the failure of the events that the request diverts, for those who write a [Store].
 func (r DivertPendingRequest) Failure() *Failure {
 	return &Failure{
 		Trigger: TriggerTimeout,

@@ -8,12 +8,14 @@ import (
 // divertStep is how many deliveries DivertPending diverts in one transaction.
 const divertStep = 500
 
-// DivertPending diverts what is pending and was accepted before a moment, and returns how much that was,
-// after an error too: from there it can be repeated. It is for those who went back to a backup (see
-// [SQLiteStore.Backup]) and would rather look than send again. Call it before a dispatcher runs: what somebody
-// attempts at this moment is diverted too, and the outcome of that attempt then changes nothing, so that
-// an event may be both delivered and diverted. The failure of each says that it was set aside so, and keeps
-// its number of attempts; nobody is alerted. Others work on between its steps.
+// DivertPending diverts the pending deliveries that were accepted before a moment, and returns how many, even
+// with an error, after which it can be repeated. It is for those who restored a backup (see
+// [SQLiteStore.Backup]) and would rather look than send again. Call it before a dispatcher runs: a delivery
+// under way is diverted too, and the outcome of its attempt then changes nothing, so an event may be both
+// delivered and diverted. The failure of each says why it was set aside, its number of attempts stays, and
+// nobody is alerted. Others work on between its steps.
+//
+// A request that breaks a rule is an [ErrInvalid]; the other errors are those of the database.
 func (s *SQLiteStore) DivertPending(ctx context.Context, request DivertPendingRequest) (diverted int, err error) {
 	if err := request.Validate(); err != nil {
 		return 0, err
