@@ -155,12 +155,8 @@ func (s *Store) acceptAlone(call *acceptCall) error {
 			return err
 		}
 		call.request.Claim = nil // each time it would ask for room anew
-		timer := time.NewTimer(lockPause)
-		select {
-		case <-timer.C:
-		case <-call.ctx.Done():
-			timer.Stop()
-			return call.ctx.Err()
+		if err := pause(call.ctx, lockPause); err != nil {
+			return err
 		}
 	}
 }

@@ -125,10 +125,8 @@ func (s *Store) announceOwed() {
 		case <-s.owed.ready:
 		}
 		list := s.owed.take()
-		select {
-		case <-s.background.Done():
+		if !s.wait(newsPause) {
 			return
-		case <-time.After(newsPause):
 		}
 		if list != "" {
 			s.tell(0, list)

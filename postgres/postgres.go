@@ -207,16 +207,7 @@ func (s *Store) begin(ctx context.Context, action string) (done func(), err erro
 }
 
 // wait returns after a time, or at once, with false, when the store is being closed.
-func (s *Store) wait(d time.Duration) (open bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-s.background.Done():
-		return false
-	}
-}
+func (s *Store) wait(d time.Duration) (open bool) { return pause(s.background, d) == nil }
 
 // q returns a statement, which is written for the default schema, for the schema of this store.
 func (s *Store) q(text string) string {

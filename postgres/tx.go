@@ -119,13 +119,21 @@ func (s *Store) repeatWithin(ctx context.Context, patience time.Duration, f func
 		if err == nil || n == repetitions || !repeatable(err) {
 			return err
 		}
-		timer := time.NewTimer(time.Duration(1+rand.IntN(4<<n)) * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return errors.Join(ctx.Err(), err)
+		if ended := pause(ctx, time.Duration(1+rand.IntN(4<<n))*time.Millisecond); ended != nil {
+			return errors.Join(ended, err)
 		}
+	}
+}
+
+// pause waits for a time, and returns the error of ctx if that ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
