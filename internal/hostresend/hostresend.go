@@ -2,6 +2,7 @@
 package hostresend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ const atOnce = 16
 
 // All hands each event of a step to the host, and deletes those that it took. What the host does not take stays
 // where it is, and is matched but not done. An error of the store ends the step; what the host took by then is
-// deleted, and the step can be repeated.
+// deleted, and the step can be repeated. The error is ErrListed too if there is an event that could not be deleted.
 func (r Resender) All(ctx context.Context, report reports.Request, request diverted.BulkRequest) (diverted.BulkResult, error) {
 	// A dry run says which events the step has, and by whose clock it was first made.
 	dry := request
@@ -79,12 +80,13 @@ func (r Resender) All(ctx context.Context, report reports.Request, request diver
 	if err != nil || request.DryRun || result.Matched == 0 {
 		return result, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var (
 		mu    sync.Mutex
 		left  int
 		why   error // of the first that is left
+		fault error // the store's
 		group sync.WaitGroup
 		keys  = make(chan diverted.Key)
 	)
@@ -102,7 +104,11 @@ func (r Resender) All(ctx context.Context, report reports.Request, request diver
 						why = err
 					}
 				case !errors.Is(err, diverted.ErrNotFound) && !errors.Is(err, diverted.ErrExpunged):
-					cancel(err)
+					// That the host was given something is what the client has to know, whoever else failed first.
+					if fault == nil || errors.Is(err, ErrListed) {
+						fault = err
+					}
+					cancel()
 				}
 				mu.Unlock()
 			}
@@ -122,10 +128,13 @@ func (r Resender) All(ctx context.Context, report reports.Request, request diver
 		r.Log.LogAttrs(ctx, slog.LevelWarn, r.Handler+": events stay diverted, the host did not take them",
 			report.Attrs(slog.Int("events", left), slog.Any("error", why))...)
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return diverted.BulkResult{}, cause
+	if fault != nil {
+		return diverted.BulkResult{}, fault
 	}
-	return result, err
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return diverted.BulkResult{}, err
+	}
+	return result, nil
 }
 
 // each lists the events of a step whose dry run had this result, until do returns false.

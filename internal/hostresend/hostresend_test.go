@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -142,4 +143,40 @@ func TestAnEventThatTheHostTookAndThatCannotBeDeletedIsToldAsThat(t *testing.T) 
 	err := r.One(t.Context(), diverted.Key{Tenant: webhook.Tenant, Webhook: webhook.Webhook, Event: ulid.ULID{1, 15: 1}})
 	is.True(errors.Is(err, hostresend.ErrListed))
 	is.True(errors.Is(err, diverted.ErrLocked))
+}
+
+// half gives out one event, and does not delete it.
+type half struct{ *diverted.MemoryStore }
+
+func (s half) FetchDiverted(ctx context.Context, key diverted.Key) (diverted.DivertedEvent, error) {
+	if key.Event[15] != 1 {
+		time.Sleep(time.Second) // by then the host has taken the first
+		return diverted.DivertedEvent{}, diverted.ErrLocked
+	}
+	return s.MemoryStore.FetchDiverted(ctx, key)
+}
+
+func (half) DeleteResent(context.Context, diverted.DivertedEvent) error {
+	time.Sleep(2 * time.Second) // by then the fetch of another has failed
+	return fmt.Errorf("delete: %w", diverted.ErrLocked)
+}
+
+// Whichever of the two errors comes first: the client has to know that a repeated step sends an event again.
+func TestAStepThatTheStoreEndsTellsWhatTheHostWasGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		store := half{diverted.NewMemoryStore()}
+		defer store.Close()
+		divert(t, store, 40)
+		given := 0
+		r := hostresend.Resender{Store: store, Bulk: store, Log: slog.New(slog.DiscardHandler), Resend: func(context.Context, diverted.DivertedEvent) error {
+			given++
+			return nil
+		}}
+		result, err := r.All(t.Context(), reports.Request{HTTP: httptest.NewRequest("POST", "/", nil)}, diverted.BulkRequest{Webhook: webhook})
+		is.Equal(given, 1)
+		is.True(errors.Is(err, hostresend.ErrListed))
+		is.Equal(result, diverted.BulkResult{})
+		is.Equal(held(t, store), 40)
+	})
 }
