@@ -17,3 +17,11 @@ func (s *Store) PurgeDeleted(ctx context.Context) error { return s.purgeAll(ctx)
 
 // NewsPause is the least time between two notes, for the tests.
 const NewsPause = newsPause
+
+// ScanAtOnce has the next refresh look at everything, however long the last look took: on a busy machine that is seldom
+// done again so soon.
+func (s *Store) ScanAtOnce() {
+	s.hints.mu.Lock()
+	defer s.hints.mu.Unlock()
+	s.hints.scanCost = 0
+}

@@ -121,9 +121,10 @@ func newWebhook(t testing.TB, s *postgres.Store, tenant uuid.UUID, change ...fun
 	return w
 }
 
-// claim claims all that is due.
+// claim claims all that is due, by whoever it was sent.
 func claim(t testing.TB, s *postgres.Store) []diverted.Claim {
 	t.Helper()
+	s.ScanAtOnce()
 	r, err := s.Work(context.Background(), diverted.WorkRequest{
 		Claim: &diverted.ClaimRequest{Count: 100, Bytes: 32 << 20, Lease: time.Minute}, Refresh: true,
 	})

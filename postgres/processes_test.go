@@ -149,6 +149,7 @@ func TestProcessesShareTheWorkAndNoneHasWhatAnotherHas(t *testing.T) {
 		group.Go(func() {
 			request := diverted.WorkRequest{Refresh: true}
 			for idle := 0; idle < 3; {
+				s.ScanAtOnce()
 				request.Claim = &diverted.ClaimRequest{Count: 16, Bytes: 32 << 20, Lease: time.Minute}
 				r, err := s.Work(context.Background(), request)
 				if err != nil {
