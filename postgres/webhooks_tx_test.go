@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matryer/is"
 
 	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
 	"github.com/divertedevents/diverted/postgres"
 )
 
@@ -273,9 +275,9 @@ func TestWhoeverAcceptsDoesNotOvertakeAChangeOfAWebhook(t *testing.T) {
 			pool := newPool(t)
 			s := open(t, pool, newSchema())
 			w := newWebhook(t, s, uuid.New())
-			// accept begins to accept, as far as it concerns others.
-			accept := func() (commit func() error, err error) {
-				conn, err := newPool(t).Acquire(t.Context())
+			// accept begins to accept, as far as it concerns others. A COMMIT ends it.
+			accept := func() (conn *pgxpool.Conn, err error) {
+				conn, err = newPool(t).Acquire(t.Context())
 				is.NoErr(err)
 				t.Cleanup(conn.Release)
 				for _, text := range []string{`BEGIN`, `SET LOCAL lock_timeout = '100ms'`, `SELECT generation FROM "` + s.Schema() + `".state FOR SHARE`} {
@@ -283,23 +285,23 @@ func TestWhoeverAcceptsDoesNotOvertakeAChangeOfAWebhook(t *testing.T) {
 						break
 					}
 				}
-				return func() error {
-					_, err := conn.Exec(context.Background(), `COMMIT`)
-					return err
-				}, err
+				return conn, err
 			}
-			commit, err := accept()
+			first, err := accept()
 			is.NoErr(err)
 			changed := make(chan error, 1)
 			go func() { changed <- change(s, w) }()
-			for waits := false; !waits; time.Sleep(10 * time.Millisecond) { // whose statement may be a COMMIT, which names nothing
-				is.NoErr(pool.QueryRow(t.Context(), `
-					SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits))
-			}
-			rollback, err := accept()
+			testenv.Await(t, "the change waits for it", func() bool { // whose statement may be a COMMIT, which names nothing
+				return holds(t, pool, `
+					SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY(pg_blocking_pids(pid)))`,
+					first.Conn().PgConn().PID())
+			})
+			second, err := accept()
 			is.True(err != nil) // it waits its turn
-			is.NoErr(rollback())
-			is.NoErr(commit())
+			for _, conn := range []*pgxpool.Conn{second, first} {
+				_, err = conn.Exec(t.Context(), `COMMIT`)
+				is.NoErr(err)
+			}
 			is.NoErr(<-changed)
 		})
 	}
