@@ -25,11 +25,13 @@ func named(name string) func(*pgxpool.Config) {
 	return func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["application_name"] = name }
 }
 
-// terminate ends all connections of that name, as an administrator or a failover does.
+// terminate ends all connections of that name to the tests' database, as an administrator or a failover does. Those of
+// another run on the same server have the same names.
 func terminate(t testing.TB, admin *pgxpool.Pool, name string) (n int) {
 	t.Helper()
 	err := admin.QueryRow(context.Background(), `
-		SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1) x`, name).Scan(&n)
+		SELECT count(*) FROM (
+			SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1) x`, name).Scan(&n)
 	if err != nil {
 		t.Fatal(err)
 	}
