@@ -305,8 +305,8 @@ var acceptTests = []test{
 		k.equal(len(r.Claims), 0)
 		c := k.claims(first[0], m.Event)
 
-		k.settle(retry(c[0], short), delivered(c[1]))
-		time.Sleep(short + short/10) // the retry is due, and the store was not asked since
+		k.settle(retry(c[0], k.short), delivered(c[1]))
+		time.Sleep(k.short + k.short/10) // the retry is due, and the store was not asked since
 		m = k.messages(w, 1)[0]
 		r, err = k.store.Accept(k.ctx, diverted.AcceptRequest{Messages: []diverted.Message{m}, Claim: upTo(10)})
 		k.ok(err)

@@ -251,7 +251,7 @@ var bulkTests = []test{
 		k.divertMany(w.Key(), 20)
 		var later []ulid.ULID
 		add := func() {
-			time.Sleep(short / 10)
+			time.Sleep(k.short / 10)
 			for range 3 {
 				e := k.hostEvent(w.Key())
 				e.Event = ulid.ULID{0: 0xff, 15: byte(len(later))} // behind all others

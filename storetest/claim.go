@@ -243,10 +243,10 @@ var claimTests = []test{
 		w, v := k.webhook(), k.webhook()
 		k.send(w, 1)
 		first := k.claimOne()
-		k.settle(retry(first, short))
+		k.settle(retry(first, k.short))
 		k.send(v, 1)
 		second := k.claimOne()
-		k.settle(retry(second, 2*short))
+		k.settle(retry(second, 2*k.short))
 		began := time.Now()
 		var got []ulid.ULID
 		for range 20 {
@@ -262,8 +262,8 @@ var claimTests = []test{
 			time.Sleep(r.Next)
 		}
 		k.equal(got, []ulid.ULID{first.Key.Event, second.Key.Event})
-		if took := time.Since(began); !k.harness.RealTime && took > 2*short+time.Millisecond {
-			k.Fatalf("the second retry was due after %v, and claimed after %v", 2*short, took)
+		if took := time.Since(began); !k.harness.RealTime && took > 2*k.short+time.Millisecond {
+			k.Fatalf("the second retry was due after %v, and claimed after %v", 2*k.short, took)
 		}
 	}},
 
@@ -303,20 +303,20 @@ var leaseTests = []test{
 	{rule: "when a lease is over the delivery is claimed again, and a claim is lost", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
-		first := k.work(diverted.WorkRequest{Claim: leased(upTo(1), short)}).Claims[0]
+		first := k.work(diverted.WorkRequest{Claim: leased(upTo(1), k.short)}).Claims[0]
 		p := k.pending(w)[0]
 		k.that(p.Claimed, "a claimed delivery is not shown so")
-		k.at(p.Due, time.Now().Add(short))
+		k.at(p.Due, time.Now().Add(k.short))
 		k.claims()
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 		k.that(!k.pending(w)[0].Claimed, "a delivery whose lease is over is shown as claimed")
 
-		second := k.work(diverted.WorkRequest{Claim: leased(upTo(1), short)}).Claims[0]
+		second := k.work(diverted.WorkRequest{Claim: leased(upTo(1), k.short)}).Claims[0]
 		k.equal(second.Key, first.Key)
 		k.equal([]int{second.Losses, second.Attempts}, []int{1, 0})
 		k.equal(second.Body, first.Body)
 		k.stale(delivered(first))
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 		third := k.claimOne()
 		k.equal(third.Losses, 2)
 		k.stale(delivered(second))
@@ -326,8 +326,8 @@ var leaseTests = []test{
 	{rule: "a lease that is over still settles if nobody claimed the delivery since", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
-		c := k.work(diverted.WorkRequest{Claim: leased(upTo(1), short)}).Claims[0]
-		time.Sleep(short + short/10)
+		c := k.work(diverted.WorkRequest{Claim: leased(upTo(1), k.short)}).Claims[0]
+		time.Sleep(k.short + k.short/10)
 		k.settle(delivered(c))
 		k.claims()
 		k.equal(len(k.pending(w)), 0)
@@ -336,8 +336,8 @@ var leaseTests = []test{
 	{rule: "Next tells of the end of a lease", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
-		r := k.work(diverted.WorkRequest{Claim: leased(upTo(2), short)})
-		k.that(r.Next > 0 && r.Next <= short+time.Millisecond, "the lease ends in %v, and Next is %v", short, r.Next)
+		r := k.work(diverted.WorkRequest{Claim: leased(upTo(2), k.short)})
+		k.that(r.Next > 0 && r.Next <= k.short+time.Millisecond, "the lease ends in %v, and Next is %v", k.short, r.Next)
 	}},
 
 	{rule: "an outcome other than a return forgets the claims that were lost", run: func(k *kit) {
@@ -347,8 +347,8 @@ var leaseTests = []test{
 		}{{diverted.OutcomeRetry, 0}, {diverted.OutcomeHold, 0}, {diverted.OutcomeReturn, 1}} {
 			w := k.webhook()
 			k.send(w, 1)
-			k.work(diverted.WorkRequest{Claim: leased(upTo(1), short)})
-			time.Sleep(short + short/10)
+			k.work(diverted.WorkRequest{Claim: leased(upTo(1), k.short)})
+			time.Sleep(k.short + k.short/10)
 			c := k.claimOne()
 			k.equal(c.Losses, 1)
 			k.settle(of(c, tt.kind))
@@ -361,9 +361,9 @@ var leaseTests = []test{
 	{rule: "a delivery that the caller has in its hands stays claimed beyond its lease", run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 2)
-		claims := k.work(diverted.WorkRequest{Claim: leased(upTo(2), short)}).Claims
+		claims := k.work(diverted.WorkRequest{Claim: leased(upTo(2), k.short)}).Claims
 		mine := claims[0]
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 
 		var asked []diverted.Key
 		r := leased(upTo(10), long)

@@ -102,7 +102,7 @@ var divertedTests = []test{
 		e := k.hostEvent(diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()})
 		k.divert(e)
 		first := k.fetchDiverted(e.Key)
-		time.Sleep(short / 10)
+		time.Sleep(k.short / 10)
 		e.Failure = diverted.Failure{Trigger: diverted.TriggerTimeout, Message: "connection refused", At: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)}
 		e.Attempts++
 		other := k.hostEvent(e.WebhookKey())

@@ -25,7 +25,7 @@ func (k *kit) mixed(w diverted.WebhookKey) []diverted.DivertedEvent {
 				}
 			}
 		}
-		time.Sleep(short / 10)
+		time.Sleep(k.short / 10)
 	}
 	page, err := k.store.ListDiverted(k.ctx, diverted.DivertedQuery{Webhook: w})
 	k.ok(err)
@@ -116,7 +116,7 @@ var filterTests = []test{
 		e := k.hostEvent(diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()})
 		k.divert(e)
 		first := k.fetchDiverted(e.Key).DivertedAt
-		time.Sleep(short / 10)
+		time.Sleep(k.short / 10)
 		e.Failure.Trigger = "404"
 		k.divert(e)
 		for _, tt := range []struct {

@@ -95,7 +95,7 @@ var lifecycleTests = []test{
 				if got.len() >= len(want) {
 					break
 				}
-				time.Sleep(short / 10)
+				time.Sleep(k.short / 10)
 			}
 			if all := got.take(); !slices.Equal(all, want) {
 				k.Fatalf("told\n\t%v\nwant\n\t%v", all, want)
@@ -165,7 +165,7 @@ var lifecycleTests = []test{
 			if got.len() >= len(m)-len(back) {
 				break
 			}
-			time.Sleep(short / 10)
+			time.Sleep(k.short / 10)
 		}
 		var told []ulid.ULID
 		for _, c := range got.take() {
@@ -180,16 +180,16 @@ var lifecycleTests = []test{
 		stopA := k.watcher().Watch(a.add)
 		stopB := k.watcher().Watch(b.add)
 		k.send(w, 1)
-		time.Sleep(short / 3)
+		time.Sleep(k.short / 3)
 		k.equal([]int{a.len(), b.len()}, []int{1, 1})
 		stopA()
 		k.send(w, 1)
-		time.Sleep(short / 3)
+		time.Sleep(k.short / 3)
 		k.equal([]int{a.len(), b.len()}, []int{1, 2})
 		stopB()
 		stopB() // again does nothing
 		k.send(w, 1)
-		time.Sleep(short / 3)
+		time.Sleep(k.short / 3)
 		k.equal([]int{a.len(), b.len()}, []int{1, 2})
 	}},
 }
@@ -212,7 +212,7 @@ var durabilityTests = []test{
 		resent := k.claimOne()
 		events := k.send(w, 5)
 		c := k.claim(3)
-		k.settle(retry(resent, long), retry(c[0], short), hold(c[1]))
+		k.settle(retry(resent, long), retry(c[0], k.short), hold(c[1]))
 		k.unsuspend(w)
 		released := k.claims(append([]ulid.ULID{key.Event}, events[0], events[1], events[3], events[4])...)
 		k.settle(retry(released[0], 0), retry(released[1], long), of(released[2], diverted.OutcomeReturn), of(released[3], diverted.OutcomeReturn), of(released[4], diverted.OutcomeReturn))
@@ -230,10 +230,10 @@ var durabilityTests = []test{
 	{rule: "a claim outlives a restart until its lease is over", needs: restart, run: func(k *kit) {
 		w := k.webhook()
 		k.send(w, 1)
-		c := k.work(diverted.WorkRequest{Claim: leased(upTo(1), short)}).Claims[0]
+		c := k.work(diverted.WorkRequest{Claim: leased(upTo(1), k.short)}).Claims[0]
 		k.reopen()
 		k.claims()
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 		again := k.claimOne()
 		k.equal(again.Losses, 1)
 		k.that(again.Token != c.Token, "a new claim has the old token")
@@ -264,13 +264,13 @@ var durabilityTests = []test{
 	{rule: "notices outlive a restart", needs: restart, run: func(k *kit) {
 		w, v := k.webhook(), k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
-		first := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 1, Lease: short}}).Notices[0]
+		first := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 1, Lease: k.short}}).Notices[0]
 		k.fail(w, diverted.OutcomeDivert)
 		k.fail(v, diverted.OutcomeDivert)
 		k.reopen()
 		open := k.notice()
 		k.equal(open.Webhook.Key(), v.Key())
-		time.Sleep(short + short/3)
+		time.Sleep(k.short + k.short/3)
 		again := k.notice() // the process that sent it has died
 		k.equal(again.Notice.Locator, first.Notice.Locator)
 		k.equal(again.Notice.Failures, 1)

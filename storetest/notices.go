@@ -109,14 +109,14 @@ var noticeTests = []test{
 		first := k.notice()
 		during := k.fail(w, diverted.OutcomeDivert) // while the first is being sent
 		k.equal(len(k.notices()), 0)
-		k.told(first, short)
+		k.told(first, k.short)
 		k.fail(w, diverted.OutcomeDrop)
 		last := k.fail(w, diverted.OutcomeDrop)
 		k.equal(len(k.notices()), 0)
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 		second := k.notice()
 		k.that(second.Notice.Locator != first.Notice.Locator, "another notice has the same locator")
-		k.equal(second.Window, short)
+		k.equal(second.Window, k.short)
 		k.equal([]int{second.Notice.Failures, second.Notice.Diverted, second.Tries}, []int{3, 1, 0})
 		k.equal(second.Notice.First.Event, during.Key.Event)
 		k.equal(second.Notice.Last.Event, last.Key.Event)
@@ -125,18 +125,18 @@ var noticeTests = []test{
 	{rule: "Next tells of the end of a window in which something failed", run: func(k *kit) {
 		w := k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
-		k.told(k.notice(), short)
+		k.told(k.notice(), k.short)
 		k.fail(w, diverted.OutcomeDivert)
 		r := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 1, Lease: long}})
 		k.equal(len(r.Notices), 0)
-		k.that(r.Next > 0 && r.Next <= short+time.Millisecond, "the window ends within %v, and Next is %v", short, r.Next)
+		k.that(r.Next > 0 && r.Next <= k.short+time.Millisecond, "the window ends within %v, and Next is %v", k.short, r.Next)
 	}},
 
 	{rule: "after a window in which nothing failed the next failure is told at once", run: func(k *kit) {
 		w := k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
-		k.told(k.notice(), short)
-		time.Sleep(short + short/10)
+		k.told(k.notice(), k.short)
+		time.Sleep(k.short + k.short/10)
 		k.equal(len(k.notices()), 0) // it ended in silence
 		k.fail(w, diverted.OutcomeDivert)
 		n := k.notice()
@@ -151,10 +151,10 @@ var noticeTests = []test{
 		w := k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
 		first := k.notice()
-		k.settleNotice(diverted.NoticeOutcome{Webhook: w.Key(), Token: first.Token, Wait: short})
+		k.settleNotice(diverted.NoticeOutcome{Webhook: w.Key(), Token: first.Token, Wait: k.short})
 		k.fail(w, diverted.OutcomeDivert) // not one of it
 		k.equal(len(k.notices()), 0)
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 		again := k.notice()
 		k.equal(again.Tries, 1)
 		k.equal(again.Notice.Locator, first.Notice.Locator)
@@ -170,11 +170,11 @@ var noticeTests = []test{
 	{rule: "a notice whose claim is lost is claimed again as the same notice", run: func(k *kit) {
 		w := k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
-		claim := &diverted.ClaimRequest{Notices: 1, Lease: short}
+		claim := &diverted.ClaimRequest{Notices: 1, Lease: k.short}
 		lost := k.work(diverted.WorkRequest{Claim: claim}).Notices[0]
 		k.fail(w, diverted.OutcomeDivert)
 		k.equal(len(k.notices()), 0)
-		time.Sleep(short + short/10)
+		time.Sleep(k.short + k.short/10)
 		again := k.notice()
 		k.equal(again.Notice.Locator, lost.Notice.Locator)
 		k.equal(again.Notice.Failures, lost.Notice.Failures)
@@ -190,10 +190,10 @@ var noticeTests = []test{
 	{rule: "a lost notice is found though nothing else fails", run: func(k *kit) {
 		w := k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
-		r := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 1, Lease: short}})
+		r := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 1, Lease: k.short}})
 		k.equal(len(r.Notices), 1)
-		k.that(r.Next > 0 && r.Next <= short+time.Millisecond, "the lease of a notice ends in %v, and Next is %v", short, r.Next)
-		time.Sleep(short + short/10)
+		k.that(r.Next > 0 && r.Next <= k.short+time.Millisecond, "the lease of a notice ends in %v, and Next is %v", k.short, r.Next)
+		time.Sleep(k.short + k.short/10)
 		k.equal(k.notice().Notice, r.Notices[0].Notice)
 	}},
 
@@ -213,11 +213,11 @@ var noticeTests = []test{
 	{rule: "a window that passed in silence takes no other notice's place", run: func(k *kit) {
 		quiet, w := k.webhook(), k.webhook()
 		k.fail(quiet, diverted.OutcomeDivert)
-		k.told(k.notice(), short)
+		k.told(k.notice(), k.short)
 		k.fail(w, diverted.OutcomeDivert)
-		one := &diverted.ClaimRequest{Notices: 1, Lease: 2 * short}
+		one := &diverted.ClaimRequest{Notices: 1, Lease: 2 * k.short}
 		k.equal(len(k.work(diverted.WorkRequest{Claim: one}).Notices), 1)
-		time.Sleep(2*short + short/5) // the window is over, and then the lease
+		time.Sleep(2*k.short + k.short/5) // the window is over, and then the lease
 		n := k.work(diverted.WorkRequest{Claim: one}).Notices
 		k.equal(len(n), 1)
 		k.equal(n[0].Webhook.Key(), w.Key())

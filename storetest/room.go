@@ -109,13 +109,13 @@ var roomTests = []test{
 			k.settle(delivered(c))
 		}
 		k.ok(k.store.DeleteDiverted(k.ctx, claims[0].Key))
-		for wait := time.Duration(0); ; wait += short { // room may come a moment later
+		for wait := time.Duration(0); ; wait += k.short { // room may come a moment later
 			m := k.message(w.Key())
 			if k.offer(diverted.AcceptRequest{Messages: []diverted.Message{m}, MaxBytes: bound})[0] == diverted.Accepted {
 				break
 			}
 			k.that(wait < long, "there is no room though nothing is kept")
-			time.Sleep(short)
+			time.Sleep(k.short)
 		}
 	}},
 }

@@ -24,15 +24,15 @@ var settleTests = []test{
 		w := k.webhook()
 		k.send(w, 1)
 		for n := 1; n <= 2; n++ {
-			k.settle(retry(k.claimOne(), short))
+			k.settle(retry(k.claimOne(), k.short))
 			p := k.pending(w)[0]
-			k.at(p.Due, time.Now().Add(short))
+			k.at(p.Due, time.Now().Add(k.short))
 			k.equal(p.Claimed, false)
 			k.equal(p.Attempts, n)
 			k.that(p.Failure != nil, "the failure is not kept")
 			k.equal(utc(*p.Failure), *unavailable())
 			k.claims()
-			time.Sleep(short + short/10)
+			time.Sleep(k.short + k.short/10)
 			k.that(k.pending(w)[0].Due.IsZero(), "a retry that is due waits")
 		}
 		c := k.claimOne()
@@ -89,8 +89,8 @@ var settleTests = []test{
 		m := k.messages(w, 1)[0]
 		k.accept(m)
 		accepted := k.pending(w)[0].AcceptedAt
-		k.settle(retry(k.claimOne(), short/10))
-		time.Sleep(short / 5)
+		k.settle(retry(k.claimOne(), k.short/10))
+		time.Sleep(k.short / 5)
 		c := k.claimOne()
 		o := of(c, diverted.OutcomeDivert)
 		o.Failure = &diverted.Failure{Trigger: "404", Message: "404 Not Found", Status: 404, At: time.Date(2026, 11, 24, 1, 2, 3, 4_000_000, time.UTC)}

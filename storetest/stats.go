@@ -41,11 +41,11 @@ func exact(s diverted.Stats) diverted.Stats {
 // eventually fails the test unless it holds within what numbers may come late.
 func (k *kit) eventually(what string, holds func() bool) {
 	k.Helper()
-	for waited := time.Duration(0); !holds(); waited += short {
+	for waited := time.Duration(0); !holds(); waited += k.short {
 		if waited > 20*time.Second {
 			k.Fatalf("never came to be: %s", what)
 		}
-		time.Sleep(short)
+		time.Sleep(k.short)
 	}
 }
 
@@ -102,7 +102,7 @@ var statsTests = []test{
 		q := diverted.StatsQuery{Tenant: k.tenant, Webhook: w.Locator}
 		began := time.Now()
 		k.send(w, 1)
-		time.Sleep(short)
+		time.Sleep(k.short)
 		k.send(w, 1)
 		k.at(k.stats(q).OldestPending, began)
 		k.settle(retry(k.claims(k.pending(w)[0].Event, k.pending(w)[1].Event)[0], long))

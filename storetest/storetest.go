@@ -134,6 +134,9 @@ func (x test) start(t *testing.T, h Harness) {
 		if power := x.needs.missing(k.store); power != "" {
 			t.Skip("needs a store that is a " + power)
 		}
+		if h.RealTime {
+			k.pace()
+		}
 		x.run(k)
 	}
 	if h.RealTime {

@@ -42,7 +42,7 @@ var suspensionTests = []test{
 		k.suspend(w)
 		first := k.fetch(w).SuspendedAt
 		k.at(first, time.Now())
-		time.Sleep(short / 10)
+		time.Sleep(k.short / 10)
 		k.suspend(w)
 		k.equal(k.fetch(w).SuspendedAt.UTC(), first.UTC())
 		k.unsuspend(w)
@@ -213,7 +213,7 @@ var suspensionTests = []test{
 		k.equal([]bool{s[0].Suspended, s[1].Suspended}, []bool{true, false})
 		k.at(k.fetch(w).SuspendedAt, time.Now())
 		first := k.fetch(w).SuspendedAt
-		time.Sleep(short / 10)
+		time.Sleep(k.short / 10)
 		k.equal(k.settle(hold(c[2])), []diverted.Settled{{}})
 		k.equal(k.fetch(w).SuspendedAt.UTC(), first.UTC())
 
