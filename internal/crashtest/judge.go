@@ -28,17 +28,24 @@ type ledger struct {
 	mu       sync.Mutex
 	accepted map[id]string // the hash of the body
 	deleting map[id]bool
-	resent   map[id]bool       // by the host, after an error
-	timeouts map[id]int        // attempts that got no answer in time
+	resent   map[id]bool // by the host, after an error
+	timeouts map[id]int  // attempts that got no answer in time
+	settled  map[settlement]bool
 	kills    map[int]time.Time // by generation
 	outages  []span            // of the store's server
+}
+
+// settlement is a delivery that a service said it had settled.
+type settlement struct {
+	generation string
+	event      id
 }
 
 // span is a time in which no service could settle anything.
 type span struct{ from, to time.Time }
 
 func newLedger() *ledger {
-	return &ledger{accepted: make(map[id]string), deleting: make(map[id]bool), resent: make(map[id]bool), timeouts: make(map[id]int), kills: make(map[int]time.Time)}
+	return &ledger{accepted: make(map[id]string), deleting: make(map[id]bool), resent: make(map[id]bool), timeouts: make(map[id]int), settled: make(map[settlement]bool), kills: make(map[int]time.Time)}
 }
 
 // note reads a line of a service's. A line that a kill cut short was not acknowledged.
@@ -54,6 +61,8 @@ func (l *ledger) note(line string) {
 		l.resent[id{f[1], f[2]}] = true
 	case len(f) == 3 && f[0] == "timeout":
 		l.timeouts[id{f[1], f[2]}]++
+	case len(f) == 4 && f[0] == "settled":
+		l.settled[settlement{f[1], id{f[2], f[3]}}] = true
 	}
 }
 
@@ -140,8 +149,9 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 }
 
 // settleTime is how long before a kill an answer may have come whose settling the kill prevented, not counting
-// the time in which nothing could be settled.
-const settleTime = 2 * time.Second
+// the time in which nothing could be settled. It is what a busy machine may need, since what was settled sooner the
+// services say: it is there for a delivery that a service forgets to settle.
+const settleTime = 10 * time.Second
 
 // judge holds what was acknowledged against what was received and what the store keeps.
 func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, kills int) (Report, error) {
@@ -195,7 +205,7 @@ func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, ki
 			}
 			switch {
 			case i == 0:
-			case l.explains(receipts[i-1], got):
+			case l.explains(key, receipts[i-1], got):
 				report.Explained++
 			case timeouts > 0: // the machine stood still between the answer and the sender
 				timeouts--
@@ -213,10 +223,10 @@ func judge(ctx context.Context, store diverted.Store, r *receiver, l *ledger, ki
 }
 
 // explains says whether a kill explains that an event was received again: it came so soon after the first
-// answer that it may have prevented its settling.
-func (l *ledger) explains(first, again receipt) bool {
+// answer that it may have prevented its settling, and the service had not yet said that it was settled.
+func (l *ledger) explains(event id, first, again receipt) bool {
 	var generation int
-	if _, err := fmt.Sscan(first.generation, &generation); err != nil || first.generation == again.generation {
+	if _, err := fmt.Sscan(first.generation, &generation); err != nil || first.generation == again.generation || l.settled[settlement{first.generation, event}] {
 		return false
 	}
 	kill, killed := l.kills[generation]

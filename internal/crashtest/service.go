@@ -93,6 +93,8 @@ func newDispatcher(store diverted.Store, timeout time.Duration) (*diverted.Dispa
 			if a.Failure != nil && a.Failure.Trigger == diverted.TriggerTimeout {
 				fmt.Printf("timeout %s %s\n", nameOf(a.Key.Webhook), a.Key.Event)
 			}
+		}, Delivered: func(a diverted.Attempt) {
+			fmt.Printf("settled %s %s %s\n", os.Getenv("CRASHTEST_GENERATION"), nameOf(a.Key.Webhook), a.Key.Event)
 		}},
 	})
 }
