@@ -22,16 +22,22 @@ const (
 		WHERE tenant = $1::uuid AND NOT deleted AND record IS NOT NULL AND ($2::text = '' OR locator::text = $2::text)
 		ORDER BY locator`
 
-	// The webhooks are kept from being deleted until the host commits, as rows that a foreign key points at.
+	// The webhooks are kept from being deleted until the host commits, as rows that a foreign key points at. Of each
+	// that is there it says whether the event was added.
 	outboxInsert = `
-		INSERT INTO diverted.deliveries (webhook, event, request, accepted_at, due, type, body)
-		SELECT id, $2::uuid, $3::uuid, date_trunc('milliseconds', clock_timestamp()), '-infinity', $4::text, $5::bytea
-		FROM diverted.webhooks WHERE id = ANY($1::bigint[]) AND NOT deleted FOR KEY SHARE
-		ON CONFLICT (webhook, event) DO NOTHING
-		RETURNING webhook`
+		WITH kept AS MATERIALIZED (
+			SELECT id FROM diverted.webhooks WHERE id = ANY($1::bigint[]) AND NOT deleted FOR KEY SHARE
+		), added AS (
+			INSERT INTO diverted.deliveries (webhook, event, request, accepted_at, due, type, body)
+			SELECT id, $2::uuid, $3::uuid, date_trunc('milliseconds', clock_timestamp()), '-infinity', $4::text, $5::bytea FROM kept
+			ON CONFLICT (webhook, event) DO NOTHING
+			RETURNING webhook
+		)
+		SELECT id, webhook IS NOT NULL FROM kept LEFT JOIN added ON webhook = id`
 
-	outboxStanding = `
-		SELECT webhook, due IS NULL FROM diverted.deliveries WHERE webhook = ANY($1::bigint[]) AND event = $2::uuid`
+	outboxAside = `
+		SELECT webhook FROM diverted.deliveries
+		WHERE webhook = ANY($1::bigint[]) AND event = $2::uuid AND diverted_at IS NOT NULL`
 
 	outboxNote = `SELECT pg_notify($1::text, $2::text)`
 )
@@ -202,29 +208,28 @@ func (s *Store) outboxAccept(ctx context.Context, tx hostTx, m *diverted.Message
 	event := uuid.UUID(m.Event).String()
 	statuses := make(map[int64]diverted.AcceptStatus)
 	var id int64
+	standing := false
 	err := tx.query(ctx, s.q(outboxInsert), []any{bigints(receivers), event, uuid.UUID(m.RequestLocator).String(), m.EventType, m.Body},
 		func(scan func(...any) error) error {
-			err := scan(&id)
-			statuses[id] = diverted.Accepted
+			var added bool
+			err := scan(&id, &added)
+			if statuses[id] = diverted.Accepted; !added {
+				// One that was pending may have been delivered by now: it was pending nevertheless.
+				statuses[id], standing = diverted.AlreadyPending, true
+			}
 			return err
 		})
-	if err != nil {
-		return nil, err
-	}
-	if len(statuses) < len(receivers) {
-		err := tx.query(ctx, s.q(outboxStanding), []any{bigints(receivers), event}, func(scan func(...any) error) error {
-			var aside bool
-			if err := scan(&id, &aside); err != nil || statuses[id] == diverted.Accepted {
-				return err
-			}
-			if statuses[id] = diverted.AlreadyPending; aside {
+	if err == nil && standing {
+		err = tx.query(ctx, s.q(outboxAside), []any{bigints(receivers), event}, func(scan func(...any) error) error {
+			err := scan(&id)
+			if statuses[id] == diverted.AlreadyPending {
 				statuses[id] = diverted.AlreadyDiverted
 			}
-			return nil
+			return err
 		})
-		if err != nil {
-			return nil, err
-		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	var all []diverted.Acceptance
 	due := make(map[int64]bool)

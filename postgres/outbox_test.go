@@ -233,6 +233,55 @@ func TestWhatATransactionCannotSendLeavesItUsable(t *testing.T) {
 	})
 }
 
+// watched is a transaction that tells of each statement before it is run.
+type watched struct {
+	pgx.Tx
+	before func(text string)
+}
+
+func (tx watched) Query(ctx context.Context, text string, args ...any) (pgx.Rows, error) {
+	tx.before(text)
+	return tx.Tx.Query(ctx, text, args...)
+}
+
+func TestAnEventThatIsDeliveredWhileATransactionSendsItAgainWasPending(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	s := open(t, pool, newSchema())
+	w, e := newWebhook(t, s, uuid.New()), newEvent(t)
+	m, err := diverted.NewMessage(w.Tenant, w.Locator, e)
+	is.NoErr(err)
+	for name, send := range map[string]func(tx pgx.Tx) ([]diverted.Acceptance, error){
+		"send": func(tx pgx.Tx) ([]diverted.Acceptance, error) {
+			a, err := s.SendTx(t.Context(), tx, w.Tenant, w.Locator, e)
+			return []diverted.Acceptance{a}, err
+		},
+		"publish": func(tx pgx.Tx) ([]diverted.Acceptance, error) { return s.PublishTx(t.Context(), tx, w.Tenant, e) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := is.New(t)
+			_, err := s.Accept(t.Context(), diverted.AcceptRequest{Messages: []diverted.Message{m}})
+			is.NoErr(err)
+			c := claim(t, s)[0]
+			tx, err := pool.Begin(t.Context())
+			is.NoErr(err)
+			defer tx.Rollback(context.Background())
+			inserted, delivered := false, false
+			all, err := send(watched{tx, func(text string) {
+				if inserted && !delivered {
+					delivered = true
+					_, err := s.Work(context.Background(), diverted.WorkRequest{Outcomes: []diverted.Outcome{{Key: c.Key, Token: c.Token, Kind: diverted.OutcomeDelivered}}})
+					is.NoErr(err)
+				}
+				inserted = inserted || strings.Contains(text, "INSERT")
+			}})
+			is.NoErr(err)
+			is.True(delivered)
+			is.Equal(all, []diverted.Acceptance{{Webhook: w.Locator, Status: diverted.AlreadyPending}})
+		})
+	}
+}
+
 func TestAWebhookIsNotDeletedUnderATransactionThatSendsToIt(t *testing.T) {
 	eachOutbox(t, func(t *testing.T, is *is.I, s *postgres.Store, o outbox) {
 		w, other := newWebhook(t, s, uuid.New()), newWebhook(t, s, uuid.New())
