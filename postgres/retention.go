@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -149,7 +150,7 @@ func (s *Store) findToPurge(ctx context.Context, r diverted.Retention) (all []to
 // are released first, in parts of their own, so that all is found in the order of acceptance: while it is not active their
 // times mean nothing, and when it becomes active they are released anyway.
 func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int) (aside, held int, more bool, err error) {
-	age, most := r.MaxAge.Microseconds(), int64(r.MaxPerWebhook)
+	age, most := r.MaxAge.Microseconds(), min(int64(r.MaxPerWebhook), math.MaxInt64-diverted.MaxBulk) // with a limit it is a bigint
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		aside, held, more = 0, 0, false
 		if _, err := conn.Exec(ctx, byIndex); err != nil {

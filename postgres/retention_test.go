@@ -78,6 +78,21 @@ func TestWhatIsDivertedAgainWhileAPurgeWaitsForItStays(t *testing.T) {
 	}
 }
 
+func TestACapThatNothingReachesDoesNotStopAPurgeByAge(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	s := open(t, pool, newSchema())
+	w := newWebhook(t, s, uuid.New())
+	old, young := setAside(t, s, w.Key(), "503"), setAside(t, s, w.Key(), "503")
+	_, err := pool.Exec(t.Context(), `UPDATE "`+s.Schema()+`".deliveries SET diverted_at = diverted_at - interval '1 hour' WHERE event = $1`, uuid.UUID(old.Event))
+	is.NoErr(err)
+	r, err := s.Purge(t.Context(), diverted.PurgeRequest{Retention: diverted.Retention{MaxAge: time.Minute, MaxPerWebhook: math.MaxInt}})
+	is.NoErr(err)
+	is.Equal(r.Webhooks, []diverted.Purged{{Webhook: w.Key(), Diverted: 1}})
+	_, err = s.FetchDiverted(t.Context(), young)
+	is.NoErr(err)
+}
+
 func TestAPurgeThatFailsTellsWhatItDeleted(t *testing.T) {
 	is := is.New(t)
 	pool, schema := newPool(t), newSchema()
