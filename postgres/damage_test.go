@@ -105,7 +105,11 @@ func TestDivertPendingSetsAsideWhatARestoreWouldSendAgain(t *testing.T) {
 	is.True(isError(err, diverted.ErrInvalid))
 	soon := time.Now().Add(time.Hour)
 	is.Equal(pending(diverted.DivertPendingRequest{Before: time.Now().Add(-time.Hour)}), 0)
-	is.Equal(pending(diverted.DivertPendingRequest{Before: soon, Webhook: held.Key()}), 1)
+	page, err := s.ListPending(t.Context(), diverted.DivertedQuery{Webhook: held.Key()})
+	is.NoErr(err)
+	accepted := page.Deliveries[0].AcceptedAt
+	is.Equal(pending(diverted.DivertPendingRequest{Before: accepted, Webhook: held.Key()}), 0)
+	is.Equal(pending(diverted.DivertPendingRequest{Before: accepted.Add(1), Webhook: held.Key()}), 1) // later by a nanosecond
 	is.Equal(pending(diverted.DivertPendingRequest{Before: soon}), 1010)
 	is.Equal(pending(diverted.DivertPendingRequest{Before: soon}), 0) // and is safe to repeat
 	is.Equal(told, 1011)

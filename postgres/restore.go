@@ -63,7 +63,7 @@ func (s *Store) DivertPending(ctx context.Context, request diverted.DivertPendin
 	tenant := pgtype.UUID{Bytes: request.Webhook.Tenant, Valid: request.Webhook != diverted.WebhookKey{}}
 	err = s.read(ctx, func(b *pgx.Batch) {
 		all = all[:0]
-		b.Queue(s.q(selectPending), request.Before, tenant, pgUUID(request.Webhook.Webhook)).Query(func(r pgx.Rows) error {
+		b.Queue(s.q(selectPending), bound(request.Before), tenant, pgUUID(request.Webhook.Webhook)).Query(func(r pgx.Rows) error {
 			for r.Next() {
 				var w waiting
 				if err := r.Scan(&w.id, (*[16]byte)(&w.key.Tenant), (*[16]byte)(&w.key.Webhook), &w.before); err != nil {
