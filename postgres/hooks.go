@@ -126,6 +126,14 @@ func (c *hooks) spoil() {
 	c.stale = true
 }
 
+// forget says that nothing of what is here may hold: it may be of another server's past, which has the same generation.
+func (c *hooks) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begin()
+	c.generation = 0
+}
+
 // find returns the row of a webhook, nil if there is none.
 func (c *hooks) find(key diverted.WebhookKey) *hook {
 	c.mu.Lock()

@@ -192,6 +192,7 @@ func (s *Store) listenOnce(ctx context.Context, again bool) error {
 		return err
 	}
 	if again {
+		s.hooks.forget()         // this may be a standby that took over, and never had the last changes that this process saw
 		s.hear(":" + everything) // what was told meanwhile was not heard
 	}
 	for {

@@ -143,6 +143,42 @@ func TestTheListenerReturns(t *testing.T) {
 	hear()
 }
 
+// A standby that took over may lack the last changes of webhooks, and begin their generations anew with other ones.
+func TestAfterAFailoverWebhooksAreNotThoseOfALostGeneration(t *testing.T) {
+	is := is.New(t)
+	admin, schema := newPool(t), newSchema()
+	a := open(t, newPool(t, named(schema)), schema)
+	b := open(t, newPool(t), schema)
+	lost := newWebhook(t, a, uuid.New())
+	w := newWebhook(t, a, lost.Tenant)
+	knows(t, is, w, a, b)
+	waitForListener(t, a)
+
+	before := lost
+	lost.Endpoint.URL = "https://receiver.example/lost"
+	_, err := a.UpdateWebhook(t.Context(), lost)
+	is.NoErr(err)
+	lost.Version++
+	knows(t, is, lost, a)
+	record, err := diverted.EncodeWebhook(before)
+	is.NoErr(err)
+	_, err = admin.Exec(t.Context(), `UPDATE "`+schema+`".webhooks SET record = $1, version = $2, changed = changed - 1 WHERE locator = $3`,
+		string(record), before.Version, uuid.UUID(lost.Locator))
+	is.NoErr(err)
+	_, err = admin.Exec(t.Context(), `UPDATE "`+schema+`".state SET generation = generation - 1`)
+	is.NoErr(err)
+	w.Endpoint.URL = "https://receiver.example/new"
+	w, err = b.UpdateWebhook(t.Context(), w)
+	is.NoErr(err)
+
+	told := make(chan diverted.Change, 100)
+	defer a.Watch(func(c diverted.Change) { told <- c })()
+	terminate(t, admin, schema)
+	<-told // it listens again
+	knows(t, is, w, a)
+	knows(t, is, before, a)
+}
+
 func TestAFullPoolHoldsUpACallNoLongerThanItsContext(t *testing.T) {
 	is := is.New(t)
 	pool := newPool(t, poolOf(1))
