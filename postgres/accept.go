@@ -171,10 +171,12 @@ const (
 
 	selectGeneration = `SELECT generation, now() FROM diverted.state`
 
-	// holdGeneration keeps webhooks from changing until the commit. Every statement of a transaction has a
-	// snapshot of its own: without the lock a change could come between the look and the insert, which then
-	// adds nothing, and what was not added would pass for pending already.
-	holdGeneration = selectGeneration + ` FOR SHARE`
+	// holdGeneration keeps webhooks from changing until the commit, before the look at their generation: whoever changes
+	// them has [lockState]. Every statement of a transaction has a snapshot of its own: without the lock a change could
+	// come between the look and the insert, which then adds nothing, and what was not added would pass for pending
+	// already. The table is locked and not its row: a lock that several share would be written to the row by each accept,
+	// as a multixact, of which the host's whole database has no more than so many before all of it has to be vacuumed.
+	holdGeneration = `LOCK TABLE diverted.state IN ROW SHARE MODE`
 
 	insertDeliveries = `
 		INSERT INTO diverted.deliveries (webhook, event, request, accepted_at, due, lease, token, type, body, trace)
@@ -360,7 +362,8 @@ func (s *Store) insert(ctx context.Context, a *acceptance, generation int64) (st
 		a.added = make(map[deliveryID]bool, len(a.first))
 		b.Queue(shortLocks)
 		b.Queue(lockAccepting, s.lock)
-		b.Queue(s.q(holdGeneration)).QueryRow(func(r pgx.Row) error {
+		b.Queue(s.q(holdGeneration))
+		b.Queue(s.q(selectGeneration)).QueryRow(func(r pgx.Row) error {
 			received = time.Now()
 			return r.Scan(&stands, &a.now)
 		})

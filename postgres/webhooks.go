@@ -35,9 +35,9 @@ const (
 			suspended_at = $4::timestamptz, epoch = $5::bigint, version = $6::bigint
 		WHERE id = $1::bigint`
 
-	// lockState comes before the row of state is changed. Whoever accepts shares that row, and PostgreSQL lets those who
-	// share a row overtake one who waits to change it: while accepts overlap, the change could wait without end, and with
-	// it the host's commit or all that a dispatcher settles. For a table they queue.
+	// lockState comes before the row of state is changed. Whoever accepts has shared the table, see holdGeneration, and
+	// queues behind one who waits to change it: while accepts overlap, a change could else wait without end, and with it
+	// the host's commit or all that a dispatcher settles.
 	lockState = `LOCK TABLE diverted.state IN EXCLUSIVE MODE`
 
 	// bump begins a generation and puts webhooks into it. The row of state is locked to the commit, so

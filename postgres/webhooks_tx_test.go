@@ -280,7 +280,7 @@ func TestWhoeverAcceptsDoesNotOvertakeAChangeOfAWebhook(t *testing.T) {
 				conn, err = newPool(t).Acquire(t.Context())
 				is.NoErr(err)
 				t.Cleanup(conn.Release)
-				for _, text := range []string{`BEGIN`, `SET LOCAL lock_timeout = '100ms'`, `SELECT generation FROM "` + s.Schema() + `".state FOR SHARE`} {
+				for _, text := range []string{`BEGIN`, `SET LOCAL lock_timeout = '100ms'`, `LOCK TABLE "` + s.Schema() + `".state IN ROW SHARE MODE`} {
 					if _, err = conn.Exec(t.Context(), text); err != nil {
 						break
 					}
@@ -305,6 +305,17 @@ func TestWhoeverAcceptsDoesNotOvertakeAChangeOfAWebhook(t *testing.T) {
 			is.NoErr(<-changed)
 		})
 	}
+}
+
+func TestWhoeverAcceptsWritesNothingOfWebhooks(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	s := open(t, pool, newSchema())
+	w := newWebhook(t, s, uuid.New())
+	accept(t, s, message(t, w))
+	var lockers string // of the row that each of them looks at
+	is.NoErr(pool.QueryRow(t.Context(), `SELECT xmax FROM "`+s.Schema()+`".state`).Scan(&lockers))
+	is.Equal(lockers, "0")
 }
 
 func TestATransactionThatPutsManyWebhooksBeginsOneGeneration(t *testing.T) {
