@@ -81,41 +81,88 @@ var roomTests = []test{
 	}},
 
 	{rule: "a store that takes more than the request allows refuses, and settles and deletes all the same", run: func(k *kit) {
-		w := k.webhook()
-		const bound = 1 << 20
-		var events []diverted.Key
-		for {
-			m := k.message(w.Key())
-			m.Body = bytes.Repeat([]byte{'1'}, 20_000)
-			r, err := k.store.Accept(k.ctx, diverted.AcceptRequest{Messages: []diverted.Message{m}, MaxBytes: bound})
-			if errors.Is(err, diverted.ErrUnsupported) {
-				k.equal(len(k.pending(w)), 0)
-				k.Skip("the store has no measure")
+		for _, free := range k.waysToFree() {
+			w := k.webhook()
+			n := 0
+			for wait := time.Duration(0); ; wait += k.short { // room may come a moment later
+				if n += k.fill(w); n > roomBytes/roomBody/2 {
+					break
+				}
+				k.that(wait < long, "there is room for %d bodies of %d bytes, of %d in all, though nothing else is kept", n, roomBody, roomBytes)
+				time.Sleep(k.short)
 			}
-			k.ok(err)
-			if a := r.Messages[0].Deliveries[0]; a.Status == diverted.Refused {
-				k.fails(a.Err, diverted.ErrFull)
-				break
-			}
-			events = append(events, diverted.Key{Tenant: w.Tenant, Webhook: w.Locator, Event: m.Event})
-			k.that(len(events) < 2*bound/20_000, "%d bodies of 20,000 bytes are within %d", len(events), bound)
-		}
-		k.that(len(events) > bound/20_000/2, "only %d bodies of 20,000 bytes are within %d", len(events), bound)
-		k.equal(len(k.pending(w)), len(events))
-
-		claims := k.claim(len(events))
-		k.settle(of(claims[0], diverted.OutcomeDivert))
-		for _, c := range claims[1:] {
-			k.settle(delivered(c))
-		}
-		k.ok(k.store.DeleteDiverted(k.ctx, claims[0].Key))
-		for wait := time.Duration(0); ; wait += k.short { // room may come a moment later
-			m := k.message(w.Key())
-			if k.offer(diverted.AcceptRequest{Messages: []diverted.Message{m}, MaxBytes: bound})[0] == diverted.Accepted {
-				break
-			}
-			k.that(wait < long, "there is no room though nothing is kept")
-			time.Sleep(k.short)
+			k.equal(len(k.pending(w)), n)
+			free(w)
 		}
 	}},
+}
+
+const (
+	roomBytes = 1 << 20
+	roomBody  = 20_000
+)
+
+// fill sends events to a webhook until the store takes roomBytes, and returns how many it accepted. It skips the test of
+// a store without a measure.
+func (k *kit) fill(w diverted.Webhook) (n int) {
+	k.Helper()
+	for {
+		m := k.message(w.Key())
+		m.Body = bytes.Repeat([]byte{'1'}, roomBody)
+		r, err := k.store.Accept(k.ctx, diverted.AcceptRequest{Messages: []diverted.Message{m}, MaxBytes: roomBytes})
+		if errors.Is(err, diverted.ErrUnsupported) {
+			k.equal(len(k.pending(w)), 0)
+			k.Skip("the store has no measure")
+		}
+		k.ok(err)
+		if a := r.Messages[0].Deliveries[0]; a.Status == diverted.Refused {
+			k.fails(a.Err, diverted.ErrFull)
+			return n
+		}
+		n++
+		k.that(n < 2*roomBytes/roomBody, "%d bodies of %d bytes are within %d", n, roomBody, roomBytes)
+	}
+}
+
+// waysToFree are all ways to have nothing left of what a webhook has pending, or next to nothing.
+func (k *kit) waysToFree() []func(w diverted.Webhook) {
+	settled := func(kind diverted.OutcomeKind) []diverted.Claim {
+		claims := k.claim(2 * roomBytes / roomBody)
+		for _, c := range claims {
+			k.settle(of(c, kind))
+		}
+		return claims
+	}
+	diverting := func(each func(diverted.Key) error) {
+		for _, c := range settled(diverted.OutcomeDivert) {
+			k.ok(each(c.Key))
+		}
+	}
+	ways := []func(w diverted.Webhook){
+		func(diverted.Webhook) { settled(diverted.OutcomeDelivered) },
+		func(diverted.Webhook) { settled(diverted.OutcomeDrop) },
+		func(diverted.Webhook) {
+			diverting(func(key diverted.Key) error { return k.store.DeleteDiverted(k.ctx, key) })
+		},
+		func(w diverted.Webhook) {
+			k.settle(of(k.claim(1)[0], diverted.OutcomeDivert)) // both kinds
+			k.ok(k.store.DeleteWebhook(k.ctx, w.Key(), true))
+		},
+	}
+	if s, ok := k.store.(diverted.RetentionStore); ok {
+		purge := func(diverted.Webhook) {
+			_, err := s.Purge(k.ctx, diverted.PurgeRequest{Retention: diverted.Retention{MaxPerWebhook: 1}})
+			k.ok(err)
+		}
+		ways = append(ways, func(w diverted.Webhook) {
+			k.suspend(w)
+			purge(w)
+		}, func(w diverted.Webhook) {
+			settled(diverted.OutcomeDivert)
+			purge(w)
+		}, func(diverted.Webhook) {
+			diverting(func(key diverted.Key) error { return s.Expunge(k.ctx, key) })
+		})
+	}
+	return append(ways, func(diverted.Webhook) {})
 }
