@@ -251,7 +251,7 @@ type WorkResult struct {
 	// Notices are the notices to send.
 	Notices []NoticeClaim
 	// Next is how long from now until something that is not due yet becomes due, by the store's clock; 0
-	// if more may be due than Count or Bytes allowed, negative if the store knows of nothing. Without a Claim
+	// if more may be due than Count, Bytes or Notices allowed, negative if the store knows of nothing. Without a Claim
 	// nothing is looked for, and Next means nothing.
 	Next time.Duration
 }

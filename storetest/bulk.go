@@ -83,6 +83,65 @@ var bulkTests = []test{
 		}
 	}},
 
+	{rule: "a step leaves out what was set aside, or accepted, at its Before or later, and says where it ended", needs: bulk, run: func(k *kit) {
+		w, unknown := k.webhook(), diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()}
+		k.suspend(w)
+		var events []ulid.ULID
+		for range 3 {
+			events = append(events, k.send(w, 1)...)
+			e := k.hostEvent(unknown)
+			e.Event = events[len(events)-1]
+			k.divert(e)
+			time.Sleep(5 * time.Millisecond)
+		}
+		accepted := make(map[ulid.ULID]time.Time)
+		for _, p := range k.pending(w) {
+			accepted[p.Event] = p.AcceptedAt
+		}
+		set := k.fetchDiverted(diverted.Key{Tenant: k.tenant, Webhook: unknown.Webhook, Event: events[1]}).DivertedAt
+		steps := []struct {
+			call bulkCall
+			r    diverted.BulkRequest
+		}{
+			{k.bulk().DivertAll, diverted.BulkRequest{Webhook: w.Key(), Before: accepted[events[1]]}},
+			{k.bulk().DeleteAll, diverted.BulkRequest{Webhook: unknown, Before: set}},
+		}
+		for _, step := range steps {
+			for _, dry := range []bool{true, false} {
+				step.r.DryRun = dry
+				result, err := step.call(k.ctx, step.r)
+				k.ok(err)
+				k.equal([]int{result.Matched, result.Done}, []int{1, map[bool]int{false: 1}[dry]})
+				k.equal(result.After, events[0])
+			}
+			step.r.After = events[0]
+			for range 2 {
+				result, err := step.call(k.ctx, step.r) // selects nothing more
+				k.ok(err)
+				k.that(result.Before.Equal(step.r.Before), "Before changed from %s to %s", step.r.Before, result.Before)
+				k.equal(result.After, step.r.After)
+				k.equal([]any{result.Matched, result.Done, result.More}, []any{0, 0, false})
+				step.r.After = ulid.ULID{0xff}
+			}
+		}
+		k.equal(len(k.pending(w)), 2)
+		k.equal(k.divertedLocators(unknown), ascending(events[1:]))
+	}},
+
+	{rule: "what was held with a spent budget, set aside and resent has a budget as everything that is resent", needs: bulk, run: func(k *kit) {
+		w := k.webhook()
+		k.send(w, 1)
+		k.settle(hold(k.claimOne()))
+		matched, done, _ := k.toTheEnd(k.bulk().DivertAll, diverted.BulkRequest{Webhook: w.Key()}, nil)
+		k.equal([]int{matched, done}, []int{1, 1})
+		k.equal(k.diverted(w)[0].Attempts, 1)
+		k.unsuspend(w)
+		k.ok(k.store.Resend(k.ctx, k.diverted(w)[0].Key))
+		c := k.claimOne()
+		k.equal(c.Attempts, 0)
+		k.equal([]bool{c.Diverted, c.Released}, []bool{true, false})
+	}},
+
 	{rule: "a bulk delete deletes all", needs: bulk, run: func(k *kit) {
 		w := k.webhook()
 		kept := k.send(w, 2)

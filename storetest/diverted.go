@@ -235,6 +235,7 @@ var divertedTests = []test{
 		key := first.Key
 		k.equal(k.fetchDiverted(key).Attempts, 2)
 
+		time.Sleep(2 * time.Millisecond) // so that it shows when it was accepted
 		k.ok(k.store.Resend(k.ctx, key))
 		_, err := k.store.FetchDiverted(k.ctx, key)
 		k.fails(err, diverted.ErrNotFound)

@@ -40,6 +40,7 @@ func (k *kit) failures(key diverted.Key, numbers ...int) {
 		}
 		k.equal(e.Failures, want)
 		k.equal(utc(e.Failure), want[len(want)-1])
+		clear(e.Failures) // the caller's
 	}
 	same(k.fetchDiverted(key))
 	page, err := k.store.ListDiverted(k.ctx, diverted.DivertedQuery{Webhook: key.WebhookKey(), Failures: true})
@@ -49,6 +50,7 @@ func (k *kit) failures(key diverted.Key, numbers ...int) {
 			same(e)
 		}
 	}
+	same(k.fetchDiverted(key))
 	page, err = k.store.ListDiverted(k.ctx, diverted.DivertedQuery{Webhook: key.WebhookKey()})
 	k.ok(err)
 	for _, e := range page.Events {

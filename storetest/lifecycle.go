@@ -132,13 +132,18 @@ var lifecycleTests = []test{
 		told(change(diverted.ChangeDiverted, w, e.Event))
 		k.ok(k.store.DeleteDiverted(k.ctx, e.Key))
 		told(change(diverted.ChangeDeleted, w, e.Event))
+		k.divert(e)
+		told(change(diverted.ChangeDiverted, w, e.Event))
+		k.ok(k.store.DeleteResent(k.ctx, k.fetchDiverted(e.Key)))
+		told(change(diverted.ChangeDeleted, w, e.Event))
 
 		k.disable(w)
 		w.Enabled = true
 		_, err := k.store.PutWebhook(k.ctx, w)
 		k.ok(err)
 		told(change(diverted.ChangeEnabled, w, none))
-		_, err = k.store.PutWebhook(k.ctx, w) // enabled already: no change
+		w.MaxPerSecond = 7
+		_, err = k.store.PutWebhook(k.ctx, w) // enabled already: no change that is told
 		k.ok(err)
 		k.disable(w)
 		w = k.fetch(w)

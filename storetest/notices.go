@@ -103,6 +103,17 @@ var noticeTests = []test{
 		k.that(n.Webhook.Suspended() && !n.Webhook.Enabled, "the webhook is not as it stands: %+v", n.Webhook)
 	}},
 
+	{rule: "a notice does not say of a webhook that it was suspended by a failure of before an unsuspend", run: func(k *kit) {
+		w := k.webhook()
+		k.send(w, 1)
+		o := hold(k.claimOne())
+		o.Alert = true
+		k.suspend(w)
+		k.unsuspend(w)
+		k.equal(k.settle(o), []diverted.Settled{{}})
+		k.equal(k.notice().Notice.Suspended, false)
+	}},
+
 	{rule: "failures within the window join one notice, due after it", run: func(k *kit) {
 		w := k.webhook()
 		k.fail(w, diverted.OutcomeDivert)
@@ -232,9 +243,10 @@ var noticeTests = []test{
 		k.that(r.Next != 0, "the caller is told to come again at once, for notices that it does not want")
 		seen := map[diverted.WebhookKey]bool{}
 		for _, want := range []int{2, 1, 0} {
-			n := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 2, Lease: long}}).Notices
-			k.equal(len(n), want)
-			for _, n := range n {
+			r := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 2, Lease: long}})
+			k.equal(len(r.Notices), want)
+			k.equal(r.Next == 0, want == 2) // one more is due
+			for _, n := range r.Notices {
 				seen[n.Webhook.Key()] = true
 			}
 		}

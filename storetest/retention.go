@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -184,6 +185,36 @@ var retentionTests = []test{
 		k.equal(k.purge(w.Key(), diverted.Retention{MaxAge: time.Hour}, 0).Pending, 2)
 	}},
 
+	{rule: "the limit of a purge bounds what it deletes of both kinds, and no watcher is told", needs: retention, run: func(k *kit) {
+		w := k.webhook()
+		for range 3 {
+			k.aside(w)
+		}
+		k.suspend(w)
+		k.send(w, 3)
+		if watcher, ok := k.store.(diverted.Watcher); ok {
+			defer watcher.Watch(func(c diverted.Change) { k.Errorf("a watcher is told of %v", c) })()
+		}
+		r, err := k.retention().Purge(k.ctx, diverted.PurgeRequest{Retention: diverted.Retention{MaxPerWebhook: 1}, Limit: 3})
+		k.ok(err)
+		k.equal(r, diverted.PurgeResult{Webhooks: []diverted.Purged{{Webhook: w.Key(), Diverted: 2, Pending: 1}}, More: true})
+	}},
+
+	{rule: "nothing is purged before its time, and a cap that nothing reaches changes nothing", needs: retention | exactTime, run: func(k *kit) {
+		w := k.webhook()
+		k.aside(w)
+		k.suspend(w)
+		k.send(w, 1)
+		r := diverted.Retention{MaxAge: time.Hour, MaxPerWebhook: math.MaxInt}
+		time.Sleep(time.Hour - time.Millisecond)
+		k.equal(k.purge(w.Key(), r, 0), diverted.Purged{Webhook: w.Key()})
+		young := k.hostEvent(w.Key())
+		k.divert(young)
+		time.Sleep(time.Millisecond)
+		k.equal(k.purge(w.Key(), r, 0), diverted.Purged{Webhook: w.Key(), Diverted: 1, Pending: 1})
+		k.fetchDiverted(young.Key)
+	}},
+
 	{rule: "retention of everything purges nothing, and one that breaks a rule is invalid", needs: retention, run: func(k *kit) {
 		w := k.webhook()
 		key := k.aside(w)
@@ -253,6 +284,14 @@ var retentionTests = []test{
 		key, other := k.aside(w), k.aside(w)
 		k.ok(k.retention().Expunge(k.ctx, key))
 		k.fails(k.store.Resend(k.ctx, key), diverted.ErrExpunged)
+		k.suspend(w)
+		k.fails(k.store.Resend(k.ctx, key), diverted.ErrExpunged) // which is told first
+		k.fails(k.store.Resend(k.ctx, other), diverted.ErrSuspended)
+		k.unsuspend(w)
+		unknown := k.hostEvent(diverted.WebhookKey{Tenant: k.tenant, Webhook: ulid.Make()})
+		k.divert(unknown)
+		k.ok(k.retention().Expunge(k.ctx, unknown.Key))
+		k.fails(k.store.Resend(k.ctx, unknown.Key), diverted.ErrExpunged)
 		result, err := k.bulk().ResendAll(k.ctx, diverted.BulkRequest{Webhook: w.Key()})
 		k.ok(err)
 		k.equal([]int{result.Matched, result.Done}, []int{2, 1})

@@ -200,7 +200,9 @@ var suspensionTests = []test{
 		w := k.webhook()
 		k.send(w, 1)
 		c := k.claimOne()
+		claimed := k.pending(w)[0]
 		k.suspend(w)
+		k.equal(k.pending(w)[0], claimed) // until its lease is over
 		k.unsuspend(w)
 		k.claims()
 		k.settle(delivered(c))
