@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matryer/is"
 
@@ -316,6 +317,34 @@ func TestWhoeverAcceptsWritesNothingOfWebhooks(t *testing.T) {
 	var lockers string // of the row that each of them looks at
 	is.NoErr(pool.QueryRow(t.Context(), `SELECT xmax FROM "`+s.Schema()+`".state`).Scan(&lockers))
 	is.Equal(lockers, "0")
+}
+
+func TestATransactionPutsWebhooksInASchemaThatWasRenamed(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	s := open(t, pool, newSchema())
+	w := newWebhook(t, s, uuid.New())
+	is.NoErr(s.Close())
+	renamed := newSchema() + ` "of" their's`
+	_, err := pool.Exec(t.Context(), `ALTER SCHEMA "`+s.Schema()+`" RENAME TO `+pgx.Identifier{renamed}.Sanitize())
+	is.NoErr(err)
+	s = open(t, pool, renamed)
+	knows(t, is, w, s)
+	tx, err := pool.Begin(t.Context())
+	is.NoErr(err)
+	defer tx.Rollback(context.Background())
+	_, err = tx.Exec(t.Context(), `CREATE TEMPORARY TABLE webhooks (id bigint, changed bigint) ON COMMIT DROP`)
+	is.NoErr(err)
+	w.Endpoint.URL = "https://receiver.example/new"
+	w, err = s.PutWebhookTx(t.Context(), tx, w)
+	is.NoErr(err)
+	_, err = tx.Exec(t.Context(), `SET LOCAL search_path TO "$user", public; SET CONSTRAINTS ALL IMMEDIATE`)
+	is.NoErr(err)
+	var path string
+	is.NoErr(tx.QueryRow(t.Context(), `SHOW search_path`).Scan(&path))
+	is.Equal(path, `"$user", public`) // the host's own
+	is.NoErr(tx.Commit(t.Context()))
+	knows(t, is, w, s)
 }
 
 func TestATransactionThatPutsManyWebhooksBeginsOneGeneration(t *testing.T) {
