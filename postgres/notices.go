@@ -148,7 +148,13 @@ func (s *Store) claimNotices(ctx context.Context, request *diverted.ClaimRequest
 			b.Queue(s.q(claimNotice), n.id, token, sending, n.open, request.Lease.Microseconds())
 			claims = append(claims, *claim)
 		}
-		b.Queue(s.q(`SELECT min(due) FROM diverted.notices`)).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })
+		left := `SELECT min(due) FROM diverted.notices`
+		if len(rows) == 0 {
+			// What is due all the same somebody has locked, such as a transaction of the host's that deletes the webhook: it is
+			// left to the look of every second.
+			left += ` WHERE due > now()`
+		}
+		b.Queue(s.q(left)).QueryRow(func(r pgx.Row) error { return r.Scan(&next) })
 		return conn.SendBatch(ctx, b).Close()
 	})
 	h.mu.Lock()

@@ -319,6 +319,29 @@ func TestWhoeverAcceptsWritesNothingOfWebhooks(t *testing.T) {
 	is.Equal(lockers, "0")
 }
 
+func TestADispatcherDoesNotAskAgainAtOnceForANoticeThatATransactionDeletes(t *testing.T) {
+	eachOutbox(t, func(t *testing.T, is *is.I, s *postgres.Store, o outbox) {
+		w := newWebhook(t, s, uuid.New())
+		accept(t, s, message(t, w))
+		c := claim(t, s)[0]
+		settle(t, s, diverted.Outcome{
+			Key: c.Key, Token: c.Token, Kind: diverted.OutcomeDivert, Failure: &diverted.Failure{Trigger: "503"}, Alert: true,
+		})
+		tx := o.begin(t, s)
+		is.NoErr(tx.remove(w.Key(), true))
+		look := func(refresh bool) diverted.WorkResult {
+			r, err := s.Work(t.Context(), diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 5, Lease: time.Minute}, Refresh: refresh})
+			is.NoErr(err)
+			return r
+		}
+		r := look(false)
+		is.Equal(len(r.Notices), 0)
+		is.True(r.Next != 0)
+		is.NoErr(tx.rollback())
+		is.Equal(len(look(true).Notices), 1)
+	})
+}
+
 func TestATransactionPutsWebhooksInASchemaThatWasRenamed(t *testing.T) {
 	is := is.New(t)
 	pool := newPool(t)
