@@ -270,6 +270,9 @@ func putting(webhook diverted.Webhook) decision {
 // it with the first call after the commit; what becomes due by it they are told of at the commit (see
 // [Config.NoNotify]). The store does not see the commit: no [diverted.Watcher] is told of the change itself.
 //
+// At the commit a deferred trigger locks the table that whoever accepts events looks at. So let the commit be the last of
+// tx: after a SET CONSTRAINTS ALL IMMEDIATE, or a PREPARE TRANSACTION, all accepts wait for its end, in every process.
+//
 // Until tx ends, whatever else changes, suspends or deletes this webhook waits for it. So meanwhile call nothing else that
 // writes, of the store or a dispatcher, but what is part of tx: it would wait for tx and tx for it. And commit soon: a
 // dispatcher that has to suspend the webhook, or to alert somebody of it, settles and claims nothing meanwhile, of no
