@@ -162,3 +162,28 @@ func TestOneHostThatRespondsNowAndThenKeepsTheOrdinaryRules(t *testing.T) {
 		}
 	})
 }
+
+func TestTheLoopRestsWhileProbesHangWithoutRoomForAnotherOne(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) { // in which no time passes while a loop is busy
+		n := 0
+		w.receiver.answers(func(message, int) response {
+			if n++; n <= 50 {
+				return response{err: io.ErrUnexpectedEOF}
+			}
+			return response{after: time.Hour}
+		})
+		w.receiver.inTurn = true
+		w.config.MaxInFlight = 8
+		hooks := w.hosts(60)
+		w.run()
+		for _, hook := range hooks {
+			w.send(hook)
+		}
+		w.is.Equal(w.log.count("no receiver can be reached"), 1)
+		before := len(w.receiver.got())
+		w.sleep(time.Minute)
+		probes := len(w.receiver.got()) - before
+		w.is.True(probes >= 24 && probes <= 32) // eight at once, of 15 s each
+		w.stop()                                // nor is the loop busy while it waits for those under way
+	})
+}

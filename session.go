@@ -250,7 +250,7 @@ func (s *session) loop() (left int) {
 			s.step(claim)
 		default:
 			s.waiting = true
-			timer.Reset(s.nextLook().Sub(now))
+			timer.Reset(s.nextLook(now).Sub(now))
 			s.mu.Unlock()
 			select {
 			case <-s.wake:
@@ -263,8 +263,9 @@ func (s *session) loop() (left int) {
 }
 
 // nextLook returns when the loop must look again if nothing wakes it. mu is held. It is a second away at most, so that
-// a clock that was set, or a machine that slept, is noticed soon.
-func (s *session) nextLook() time.Time {
+// a clock that was set, or a machine that slept, is noticed soon. It is no time that has passed: what the loop could not
+// do now although it is time, such as a probe without room, something else wakes it for.
+func (s *session) nextLook(now time.Time) time.Time {
 	at := s.refreshAt
 	if !s.dueAt.IsZero() && s.dueAt.Before(at) {
 		at = s.dueAt
@@ -272,10 +273,10 @@ func (s *session) nextLook() time.Time {
 	if !s.in.resume.IsZero() && s.in.resume.Before(at) {
 		at = s.in.resume
 	}
-	if s.out.on && s.due && s.out.probe.Before(at) {
+	if s.out.holds(now) && s.due && s.out.probe.Before(at) {
 		at = s.out.probe
 	}
-	if s.broken && s.retryAt.After(time.Now()) && s.retryAt.Before(at) {
+	if s.broken && s.retryAt.After(now) && s.retryAt.Before(at) {
 		at = s.retryAt
 	}
 	return at
