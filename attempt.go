@@ -70,14 +70,14 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 	}
 }
 
-// begin waits until the rate of the webhook lets the attempt begin. It returns false if that is after latest, or the
-// session ends before. One that would begin too late does not take the place of those that can begin: a claim may have
-// been made before it was known that the rate is as low.
+// begin waits until the rate of the webhook lets the attempt begin. It returns false if that is after latest, if the
+// receiver has asked for a pause by then, or if the session ends before. One that would begin too late does not take the
+// place of those that can begin: a claim may have been made before it was known that the rate is as low.
 func (s *session) begin(c *Claim, latest time.Time) bool {
 	now := time.Now()
 	s.mu.Lock()
 	w := s.in.window(c.Key.WebhookKey())
-	if w.turn(now).After(latest) {
+	if now.Before(w.paused) || w.turn(now).After(latest) {
 		s.mu.Unlock()
 		return false
 	}
@@ -90,10 +90,13 @@ func (s *session) begin(c *Claim, latest time.Time) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return !time.Now().After(latest) // the machine may have been busy
 	case <-s.halt:
 		return false
 	}
+	now = time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !now.Before(w.paused) && !now.After(latest) // the machine may have been busy
 }
 
 // attempted leaves the outcome for the loop to settle, frees the room of the attempt, and has the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -123,6 +124,28 @@ func TestALowerMaxPerSecondKeepsAWebhookFromNothingThatItAllows(t *testing.T) {
 		w.sleep(time.Minute)
 		n := len(w.receiver.got("a")) - 200
 		w.is.True(n >= 55 && n <= 62)
+	})
+}
+
+func TestWhatWaitsForItsTurnIsNotSentIntoAPauseThatTheReceiverAskedFor(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.observe()
+		hook := w.webhook("a", handling(diverted.FailureHandling{Divert: true, Retry: retries(1)}), func(h *diverted.Webhook) { h.MaxPerSecond = 20 })
+		for range 10 {
+			w.send(hook)
+		}
+		w.receiver.answers(func(_ message, n int) response {
+			if n == 1 {
+				return response{status: 429, header: http.Header{"Retry-After": {"60"}}}
+			}
+			return response{status: 200}
+		})
+		w.run() // claims eight at once, which may begin every 50 ms
+		w.sleep(time.Minute - time.Millisecond)
+		w.is.Equal(len(w.receiver.got()), 1)
+		w.sleep(10 * time.Second)
+		w.is.Equal(w.seen("delivered"), 10)
+		w.is.Equal(w.seen("retried"), 1) // and none of the others spent anything
 	})
 }
 
