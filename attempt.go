@@ -55,8 +55,8 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 		e.divert("not attempted: the delivery's record cannot be decoded")
 	case c.Losses >= MaxLosses:
 		e.divert(fmt.Sprintf("not attempted: its claim was lost %d times, as if the attempt ended the process each time", c.Losses))
-	case !s.begin(c, leased.Add(s.lease-s.d.config.Timeout)):
-		e.outcome.Kind = OutcomeReturn // the lease no longer covers the attempt
+	case !s.begin(c, leased):
+		e.outcome.Kind = OutcomeReturn
 	default:
 		e.attempt.Number, e.attempt.TraceParent = c.Attempts+1, c.TraceParent
 		r := request{endpoint: &c.Webhook.Endpoint, id: c.Key.Event.String(), body: c.Body}
@@ -70,14 +70,14 @@ func (s *session) attempt(c *Claim, leased time.Time) {
 	}
 }
 
-// begin waits until the rate of the webhook lets the attempt begin. It returns false if that is after latest, if the
-// receiver has asked for a pause by then, or if the session ends before. One that would begin too late does not take the
-// place of those that can begin: a claim may have been made before it was known that the rate is as low.
-func (s *session) begin(c *Claim, latest time.Time) bool {
-	now := time.Now()
+// begin waits until the rate of the webhook lets the attempt begin. It returns false if the lease does not cover it then,
+// if the webhook is paused or suspended by then, or if the session ends before. One that would begin too late does not
+// take the place of those that can begin: a claim may have been made before it was known that the rate is as low.
+func (s *session) begin(c *Claim, leased time.Time) bool {
+	now, latest := time.Now(), leased.Add(s.lease-s.d.config.Timeout)
 	s.mu.Lock()
 	w := s.in.window(c.Key.WebhookKey())
-	if now.Before(w.paused) || w.turn(now).After(latest) {
+	if !w.may(leased, now) || w.turn(now).After(latest) {
 		s.mu.Unlock()
 		return false
 	}
@@ -96,7 +96,7 @@ func (s *session) begin(c *Claim, latest time.Time) bool {
 	now = time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !now.Before(w.paused) && !now.After(latest) // the machine may have been busy
+	return w.may(leased, now) && !now.After(latest) // the machine may have been busy
 }
 
 // attempted leaves the outcome for the loop to settle, frees the room of the attempt, and has the

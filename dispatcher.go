@@ -258,6 +258,9 @@ func (d *Dispatcher) changed(c Change) {
 	case ChangeDeleted:
 		observed(d, o.Deleted, c.Key)
 	case ChangeSuspended:
+		if s != nil {
+			s.suspended(c.Key.WebhookKey())
+		}
 		d.suspended(c.Key.WebhookKey())
 	case ChangeUnsuspended:
 		if s != nil {

@@ -26,6 +26,35 @@ func TestLifeSuspendSuspendsTheWebhookWhenABudgetIsSpent(t *testing.T) {
 	})
 }
 
+func TestLifeWhatWaitsForItsTurnWhenTheWebhookIsSuspendedIsHeld(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		slowly := func(h *diverted.Webhook) { h.MaxPerSecond = 20 }
+		spends := w.webhook("spends", slowly, handling(diverted.FailureHandling{Suspend: true, Divert: true}))
+		told := w.webhook("told", slowly)
+		for range 10 {
+			w.send(spends)
+			w.send(told)
+		}
+		w.receiver.answers(func(message, int) response { return response{status: 500, after: 10 * time.Millisecond} })
+		w.run() // claims eight of each at once, which may begin every 50 ms
+		w.sleep(time.Millisecond)
+		w.is.NoErr(w.store.Suspend(w.ctx, told))
+		w.sleep(time.Hour)
+		w.is.Equal(len(w.receiver.got("spends")), 1)
+		w.is.Equal(len(w.diverted(spends)), 1)
+		w.is.Equal(len(w.pending(spends)), 9)
+		w.is.Equal(len(w.receiver.got("told")), 1)
+		w.is.Equal(len(w.pending(told)), 10)
+
+		w.receiver.answers(nil)
+		for _, hook := range []diverted.WebhookKey{spends, told} {
+			w.is.NoErr(w.store.Unsuspend(w.ctx, hook))
+			w.sleep(time.Minute)
+			w.is.Equal(len(w.pending(hook)), 0)
+		}
+	})
+}
+
 func TestLifeASuspendedWebhookIsNotAttemptedAndSendingGoesOnBeingAccepted(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		w.observe()

@@ -200,6 +200,13 @@ func (s *session) added(webhook WebhookKey) {
 	s.signal()
 }
 
+// suspended has what a webhook has claimed, and not begun, given back.
+func (s *session) suspended(webhook WebhookKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.in.window(webhook).suspended = time.Now()
+}
+
 // unsuspended has a webhook begin slowly, whatever has gathered.
 func (s *session) unsuspended(webhook WebhookKey) {
 	s.mu.Lock()
@@ -362,7 +369,11 @@ func (s *session) call(batch []ended, noticed []endedNotice, r *reservation, ref
 		return err
 	}
 	for i := range batch {
-		s.in.forget(batch[i].outcome.Key, batch[i].outcome.Token)
+		o := &batch[i].outcome
+		s.in.forget(o.Key, o.Token)
+		if i < len(result.Settled) && result.Settled[i].Suspended {
+			s.in.window(o.Key.WebhookKey()).suspended = now
+		}
 	}
 	if r != nil && r.close(result.Claims, true) {
 		s.due = true

@@ -39,6 +39,8 @@ type window struct {
 	cut time.Time
 	// paused is until when, and since when without a success, the receiver asked for a pause.
 	paused, pausedSince time.Time
+	// suspended is when the webhook was last suspended, as far as it is known here.
+	suspended time.Time
 
 	// misfit: it was logged that its attempts do not leave this process.
 	misfit bool
@@ -98,6 +100,12 @@ func (w *window) begin(now time.Time) time.Time {
 	return at
 }
 
+// may says whether an attempt may begin, now that it is its turn, whose lease began after leased: since then the receiver
+// may have asked for a pause, or the webhook may have been suspended.
+func (w *window) may(leased, now time.Time) bool {
+	return !now.Before(w.paused) && !leased.Before(w.suspended)
+}
+
 // meet learns what a claim tells of its webhook.
 func (w *window) meet(c *Claim, now time.Time) {
 	if w.met && w.epoch != c.Epoch {
@@ -111,7 +119,7 @@ func (w *window) meet(c *Claim, now time.Time) {
 
 // restart begins with one attempt, and slowly: the webhook was unsuspended.
 func (w *window) restart(now time.Time) {
-	w.limit, w.slow, w.paused, w.pausedSince = 1, false, time.Time{}, time.Time{}
+	w.limit, w.slow, w.paused, w.pausedSince, w.suspended = 1, false, time.Time{}, time.Time{}, time.Time{}
 	w.rate, w.threshold, w.cut, w.used = firstRate, freeRate, now, now
 }
 
