@@ -80,8 +80,8 @@ func encodeNotice(w *Webhook, n Notice) ([]byte, error) {
 }
 
 // notify sends a notice to the alert endpoint of its webhook. leased is a moment before its lease began.
-// A try that the end of the session cuts off is not settled: somebody claims the notice when its lease is
-// over, with as many tries left.
+// A try that the end of the session cuts off, or that gets no response during an outage of our own, is not settled:
+// somebody claims the notice when its lease is over, with as many tries left.
 func (s *session) notify(c *NoticeClaim, leased time.Time) {
 	e := endedNotice{
 		outcome: NoticeOutcome{Webhook: c.Webhook.Key(), Token: c.Token},
@@ -121,7 +121,7 @@ func (s *session) notify(c *NoticeClaim, leased time.Time) {
 		return
 	}
 	r := s.d.sender.send(s.attempting, request{endpoint: endpoint, id: c.Notice.Locator.String(), body: body})
-	failure, settle = r.failure, !r.aborted
+	failure, settle = r.failure, !r.aborted && !(r.failure != nil && r.status == 0 && r.local == nil && s.offline())
 	e.told = true
 }
 

@@ -85,6 +85,13 @@ func (s *session) presume(c *Claim, r *response) (ours bool) {
 	return ours
 }
 
+// offline says whether our own network is presumed to be down.
+func (s *session) offline() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.on
+}
+
 // endOutage ends an outage with the session that noticed it, since nobody looks for its end any more. The next
 // session notices anew whether there still is one.
 func (s *session) endOutage() {

@@ -83,6 +83,29 @@ func TestWhenNoHostRespondsTheFaultIsOursAndNothingIsSpent(t *testing.T) {
 	})
 }
 
+func TestANoticeOutlivesAnOutageOfOurOwn(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.observe()
+		down := w.outage()
+		w.receiver.inTurn = true
+		hook := w.webhook("a", handling(diverted.FailureHandling{
+			Divert: true, Alert: &diverted.Endpoint{URL: "https://alerts.example/alert"},
+		}))
+		w.run()
+		w.send(hook) // before it is noticed, and so alerted
+		for _, hook := range w.hosts(60) {
+			w.send(hook)
+		}
+		w.is.Equal(w.log.count("no receiver can be reached"), 1)
+		w.sleep(20 * time.Minute) // twice as long as a notice is tried otherwise
+		w.is.Equal(w.seen("alert given up"), 0)
+
+		down.Store(false)
+		w.sleep(time.Minute)
+		w.is.Equal(w.seen("alerted"), 1)
+	})
+}
+
 func TestAnOutageEndsWithTheRunThatNoticedIt(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		var began int
