@@ -106,6 +106,15 @@ func (e Endpoint) origin() string {
 	return u.Scheme + "://" + u.Host
 }
 
+// host is the name or address of the receiver's machine, in lower case.
+func (e Endpoint) host() string {
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
+}
+
 // sameOrigin says whether two URLs have the same scheme, host and port.
 func sameOrigin(a, b string) bool {
 	u, err := url.Parse(a)

@@ -72,7 +72,7 @@ func (s *session) presume(c *Claim, r *response) (ours bool) {
 			s.signal()
 		}
 	default:
-		ours, began = s.out.failed(c.Webhook.Endpoint.origin(), now)
+		ours, began = s.out.failed(c.Webhook.Endpoint.host(), now)
 	}
 	s.mu.Unlock()
 	switch {

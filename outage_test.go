@@ -160,6 +160,23 @@ func TestAHostWithFewWebhooksKeepsTheOrdinaryRules(t *testing.T) {
 	})
 }
 
+func TestPortsOfAHostAreNoHostsOfTheirOwn(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.config.Observer = diverted.Observer{Offline: func() { t.Error("it is one host that is down") }}
+		w.receiver.answers(func(message, int) response { return response{err: io.ErrUnexpectedEOF} })
+		for i := range 12 {
+			hook := w.webhook(fmt.Sprint(i), func(hook *diverted.Webhook) {
+				hook.Endpoint.URL = fmt.Sprintf("https://host.example:%d/hook", 8000+i)
+			})
+			for range 10 {
+				w.send(hook)
+			}
+		}
+		w.run()
+		w.sleep(time.Minute)
+	})
+}
+
 func TestOneHostThatRespondsNowAndThenKeepsTheOrdinaryRules(t *testing.T) {
 	inFakeTime(t, func(t *testing.T, w *world) {
 		w.config.Observer = diverted.Observer{Offline: func() { t.Error("a host responded in between") }}
