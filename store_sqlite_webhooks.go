@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
@@ -282,8 +283,8 @@ func (s *SQLiteStore) PutWebhook(ctx context.Context, webhook Webhook) (Webhook,
 func putting(webhook Webhook) func(tx *sqliteTx) (*sqliteWebhook, error) {
 	return func(tx *sqliteTx) (*sqliteWebhook, error) {
 		stand := tx.webhook(webhook.Key())
-		if stand == nil {
-			stand = &sqliteWebhook{webhook: &Webhook{}}
+		if stand == nil || !stand.known {
+			return createdAs(stand, webhook), nil
 		}
 		next := webhook.Replacing(*stand.webhook, tx.now)
 		if next.Version == stand.webhook.Version {
@@ -291,6 +292,19 @@ func putting(webhook Webhook) func(tx *sqliteTx) (*sqliteWebhook, error) {
 		}
 		return &sqliteWebhook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
 	}
+}
+
+// createdAs returns the row of a webhook that is created, as it was given: in place of stand, which only holds events that
+// the host diverted, or of nil.
+func createdAs(stand *sqliteWebhook, webhook Webhook) *sqliteWebhook {
+	row := &sqliteWebhook{known: true}
+	if stand != nil {
+		row.id, row.epoch = stand.id, stand.epoch
+	}
+	next := webhook.clone()
+	next.Version, next.SuspendedAt = 1, time.Time{}
+	row.webhook = &next
+	return row
 }
 
 // PutWebhookTx is [WebhookStore.PutWebhook] as a part of the host's transaction, for a host that keeps webhooks in a
@@ -354,14 +368,10 @@ func (s *SQLiteStore) CreateWebhook(ctx context.Context, webhook Webhook) (Webho
 	webhook = webhook.clone() // as ownMessages
 	return s.saveInSteps(ctx, "create webhook", func(tx *sqliteTx) (*sqliteWebhook, error) {
 		stand := tx.webhook(webhook.Key())
-		if stand == nil {
-			stand = &sqliteWebhook{}
-		} else if stand.known {
+		if stand != nil && stand.known {
 			return nil, fmt.Errorf("create webhook: %w: %s exists", ErrConflict, webhook.Locator)
 		}
-		next := webhook.clone()
-		next.Version, next.SuspendedAt = 1, fromMillis(0)
-		return &sqliteWebhook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
+		return createdAs(stand, webhook), nil
 	})
 }
 

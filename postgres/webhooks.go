@@ -251,8 +251,8 @@ func (s *Store) PutWebhook(ctx context.Context, webhook diverted.Webhook) (diver
 // putting decides what PutWebhook saves.
 func putting(webhook diverted.Webhook) decision {
 	return func(stand *hook, now time.Time) (*hook, error) {
-		if stand == nil {
-			stand = &hook{webhook: &diverted.Webhook{}}
+		if stand == nil || !stand.known {
+			return createdAs(stand, webhook), nil
 		}
 		next := webhook.Replacing(*stand.webhook, now)
 		if next.Version == stand.webhook.Version {
@@ -260,6 +260,17 @@ func putting(webhook diverted.Webhook) decision {
 		}
 		return &hook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
 	}
+}
+
+// createdAs returns the row of a webhook that is created, as it was given: in place of stand, which only holds events that
+// the host diverted, or of nil.
+func createdAs(stand *hook, webhook diverted.Webhook) *hook {
+	webhook.Version, webhook.SuspendedAt = 1, time.Time{}
+	created := &hook{known: true, webhook: &webhook}
+	if stand != nil {
+		created.id, created.epoch = stand.id, stand.epoch
+	}
+	return created
 }
 
 // PutWebhookTx is PutWebhook as a part of the host's transaction, for a host that keeps webhooks in a table of its own:
@@ -326,14 +337,10 @@ func (s *Store) CreateWebhook(ctx context.Context, webhook diverted.Webhook) (di
 		return diverted.Webhook{}, err
 	}
 	return result(s.change(ctx, "create webhook", webhook.Key(), func(stand *hook, _ time.Time) (*hook, error) {
-		if stand == nil {
-			stand = &hook{}
-		} else if stand.known {
+		if stand != nil && stand.known {
 			return nil, fmt.Errorf("create webhook: %w: %s exists", diverted.ErrConflict, webhook.Locator)
 		}
-		next := webhook
-		next.Version, next.SuspendedAt = 1, time.Time{}
-		return &hook{id: stand.id, epoch: stand.epoch, known: true, webhook: &next}, nil
+		return createdAs(stand, webhook), nil
 	}))
 }
 

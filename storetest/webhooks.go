@@ -135,6 +135,23 @@ var webhookTests = []test{
 		k.sameWebhook(k.fetch(w), w)
 	}},
 
+	{rule: "a webhook that is put for the first time keeps the old secrets it comes with", run: func(k *kit) {
+		for _, diverts := range []bool{false, true} { // the host diverted events of it before
+			w := diverted.NewWebhook(k.tenant, "orders", "https://receiver.example/hook", "*")
+			everything(&w)
+			old := []diverted.OldSecret{{Secret: secretC, Until: time.Now().Add(long).UTC().Truncate(time.Millisecond)}}
+			w.Endpoint.OldSecrets, w.FailureHandling.Alert.OldSecrets = old, old
+			if diverts {
+				k.divert(k.hostEvent(w.Key()))
+			}
+			saved, err := k.store.PutWebhook(k.ctx, w)
+			k.ok(err)
+			w.Version = 1
+			k.sameWebhook(saved, w)
+			k.sameWebhook(k.fetch(w), w)
+		}
+	}},
+
 	{rule: "putting a webhook as it stands writes nothing", run: func(k *kit) {
 		w := k.webhook(everything)
 		w.Enabled, w.Endpoint.Secret, w.FailureHandling.Alert.Secret = true, secretC, secretC
