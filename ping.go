@@ -34,6 +34,9 @@ func (d *Dispatcher) Ping(ctx context.Context, key WebhookKey) (PingResult, erro
 		return PingResult{}, err
 	}
 	r := d.sender.send(ctx, request{endpoint: &webhook.Endpoint, id: event.Locator.String(), body: body})
+	if d.session.Load() == nil {
+		d.sender.close() // which the end of Run does otherwise: a dispatcher that does not run has no goroutine
+	}
 	if r.aborted {
 		return PingResult{}, ctx.Err()
 	}

@@ -2,9 +2,14 @@ package diverted_test
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"testing"
 
+	"github.com/matryer/is"
 	"github.com/oklog/ulid/v2"
+	"go.uber.org/goleak"
 
 	"github.com/divertedevents/diverted"
 )
@@ -35,4 +40,20 @@ func TestPingMakesOneSignedAttemptOutsideTheQueue(t *testing.T) {
 		_, err = w.d.Ping(w.ctx, diverted.WebhookKey{Tenant: tenant, Webhook: ulid.Make()})
 		w.is.True(errors.Is(err, diverted.ErrNotFound))
 	})
+}
+
+func TestPingLeavesNoConnectionWhereNothingRuns(t *testing.T) {
+	is := is.New(t)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	store := diverted.NewMemoryStore()
+	hook, err := store.CreateWebhook(t.Context(), diverted.NewWebhook(tenant, "a", server.URL, "*"))
+	is.NoErr(err)
+	d, err := diverted.NewDispatcher(store, diverted.Config{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	is.NoErr(err)
+	before := goleak.IgnoreCurrent()
+	result, err := d.Ping(t.Context(), hook.Key())
+	is.NoErr(err)
+	is.True(result.Delivered)
+	is.NoErr(goleak.Find(before))
 }
