@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
@@ -128,6 +129,31 @@ func TestLifeANoticeSurvivesTheProcessThatSpentTheBudget(t *testing.T) {
 		}}})
 		w.is.NoErr(err)
 		w.is.NoErr(w.d.Flush(w.ctx))
+		w.is.Equal(len(w.receiver.got("alert")), 1)
+	})
+}
+
+func TestLifeNoticesOfATenantWhoseAlertEndpointHangsHoldUpNobodyElses(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		w.receiver.answers(func(m message, _ int) response {
+			switch m.path {
+			case "/hangs":
+				return response{after: time.Hour}
+			case "/alert":
+				return response{status: 200}
+			}
+			return response{status: 500}
+		})
+		alerts := func(path string) func(*diverted.Webhook) {
+			return handling(diverted.FailureHandling{Divert: true, Alert: &diverted.Endpoint{URL: "https://receiver.example/" + path}})
+		}
+		w.run()
+		for i := range 100 {
+			w.send(w.webhook(fmt.Sprint(i), alerts("hangs")))
+		}
+		w.sleep(time.Second)
+		w.send(w.webhook("other", alerts("alert"), func(h *diverted.Webhook) { h.Tenant = uuid.New() }))
+		w.sleep(diverted.DefaultTimeout)
 		w.is.Equal(len(w.receiver.got("alert")), 1)
 	})
 }

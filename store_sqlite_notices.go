@@ -14,9 +14,17 @@ import (
 
 const (
 	// deleteSilent forgets the windows that passed in silence.
-	deleteSilent  = `DELETE FROM diverted_notices WHERE due <= ? AND open IS NULL AND sending IS NULL`
-	selectNotices = `SELECT webhook, tries, window, open, sending FROM diverted_notices WHERE due <= ? ORDER BY due LIMIT ?`
-	firstNotice   = `SELECT min(due) FROM diverted_notices`
+	deleteSilent = `DELETE FROM diverted_notices WHERE due <= ? AND open IS NULL AND sending IS NULL`
+	// selectNotices has tenants take turns, among the first ones that are due: an alert endpoint that hangs may be that of
+	// all webhooks of a tenant.
+	selectNotices = `
+		SELECT webhook, tries, window, open, sending FROM diverted_notices WHERE webhook IN (
+			SELECT webhook FROM (
+				SELECT n.webhook, n.due, row_number() OVER (PARTITION BY w.tenant ORDER BY n.due) AS turn
+				FROM (SELECT webhook, due FROM diverted_notices WHERE due <= ? ORDER BY due LIMIT 2000) n
+				LEFT JOIN diverted_webhooks w ON w.id = n.webhook)
+			ORDER BY turn, due LIMIT ?)`
+	firstNotice = `SELECT min(due) FROM diverted_notices`
 )
 
 // alert adds the failure of an outcome to the open notice of its webhook.

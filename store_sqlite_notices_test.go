@@ -30,9 +30,13 @@ func TestNoticesAreFoundByTheirIndexes(t *testing.T) {
 	for _, statement := range []string{deleteSilent, selectNotices, firstNotice} {
 		is := is.New(t)
 		steps := queryPlan(t, s, statement, []any{1, 16}[:strings.Count(statement, "?")]...)
-		is.Equal(len(steps), 1)
-		if !strings.Contains(steps[0], "INDEX diverted_notices_") {
-			t.Errorf("%s: %s", statement, steps[0])
+		found := false
+		for _, step := range steps { // n is those that are due already, and no more than are looked at
+			found = found || strings.Contains(step, "INDEX diverted_notices_")
+			if table, scans := strings.CutPrefix(step, "SCAN "); scans && table != "n" && table[0] != '(' {
+				t.Errorf("%s: %s", statement, step)
+			}
 		}
+		is.True(found)
 	}
 }
