@@ -19,6 +19,9 @@ type outage struct {
 
 	attempts int             // in a row without a response
 	hosts    map[string]bool // that they went to; no more than are needed
+
+	news    []func() // tell that one began, or ended, in this order
+	telling bool     // somebody tells them
 }
 
 // failed counts an attempt that got no response, and says whether the fault is presumed to be ours. began
@@ -61,28 +64,45 @@ func (s *session) presume(c *Claim, r *response) (ours bool) {
 		return false
 	}
 	now := time.Now()
-	var began, ended bool
 	s.mu.Lock()
-	after := now.Sub(s.out.since)
+	defer s.mu.Unlock()
 	switch {
 	case s.over: // and with it its outage
 	case r.status != 0:
-		if ended = s.out.end(); ended {
+		after := now.Sub(s.out.since)
+		if s.out.end() {
 			s.due = true
 			s.signal()
+			s.tellOutage(func() {
+				s.d.log.Info("diverted: a receiver responds again", "after", after)
+				observed(s.d, s.d.config.Observer.Online, after)
+			})
 		}
 	default:
-		ours, began = s.out.failed(c.Webhook.Endpoint.host(), now)
-	}
-	s.mu.Unlock()
-	switch {
-	case began:
-		s.d.offline()
-	case ended:
-		s.d.log.Info("diverted: a receiver responds again", "after", after)
-		observed(s.d, s.d.config.Observer.Online, after)
+		var began bool
+		if ours, began = s.out.failed(c.Webhook.Endpoint.host(), now); began {
+			s.tellOutage(s.d.offline)
+		}
 	}
 	return ours
+}
+
+// tellOutage has tell called after what is to be told already: the end of an outage must not be told before its
+// beginning. Whoever comes while somebody tells leaves it to him. mu is held, and released meanwhile.
+func (s *session) tellOutage(tell func()) {
+	o := &s.out
+	if o.news = append(o.news, tell); o.telling {
+		return
+	}
+	o.telling = true
+	for len(o.news) > 0 {
+		next := o.news[0]
+		o.news = o.news[1:]
+		s.mu.Unlock()
+		next()
+		s.mu.Lock()
+	}
+	o.telling = false
 }
 
 // offline says whether our own network is presumed to be down.

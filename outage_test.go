@@ -1,8 +1,12 @@
 package diverted_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -157,6 +161,53 @@ func TestAHostWithFewWebhooksKeepsTheOrdinaryRules(t *testing.T) {
 			w.is.NoErr(err)
 			w.is.True(stand.Suspended())
 		}
+	})
+}
+
+// slowLog keeps whoever logs a text until it is let go.
+type slowLog struct {
+	slog.Handler
+	text string
+	let  chan struct{}
+}
+
+func (l slowLog) Handle(ctx context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, l.text) {
+		<-l.let
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+func TestTheEndOfAnOutageIsToldAfterItsBeginning(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		var mu sync.Mutex
+		var told []string
+		tell := func(what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, what)
+		}
+		log := slowLog{w.config.Logger.Handler(), "no receiver can be reached", make(chan struct{})}
+		w.config.Logger = slog.New(log)
+		w.config.Observer = diverted.Observer{Offline: func() { tell("offline") }, Online: func(time.Duration) { tell("online") }}
+		n := 0
+		w.receiver.answers(func(message, int) response {
+			if n++; n <= 50 {
+				return response{err: io.ErrUnexpectedEOF}
+			}
+			return response{after: time.Second, status: 200}
+		})
+		w.receiver.inTurn = true
+		hooks := w.hosts(60)
+		for _, hook := range hooks {
+			w.send(hook)
+		}
+		w.run()
+		time.AfterFunc(time.Minute, func() { close(log.let) })
+		w.sleep(2 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		w.is.Equal(told, []string{"offline", "online"})
 	})
 }
 
