@@ -65,9 +65,9 @@ func NewDispatcher(store Store, config Config) (*Dispatcher, error) {
 // it is held until the webhook is active again.
 //
 // The error is [ErrNotFound] for a webhook that the tenant does not have, [ErrInvalid] for an event that
-// breaks a rule, [ErrFull] if there is no room for it (and then the answer's Status is [Refused]), or the
-// store's. After an error that is none of these three, such as the end of ctx, the outcome is unknown:
-// repeat with the same event, which adds nothing if it was accepted.
+// breaks a rule, [ErrFull] if there is no room for it (by a bound of [Config] the answer's Status is [Refused];
+// where the disk is full there is no answer), or the store's. After an error that is none of these three, such
+// as the end of ctx, the outcome is unknown: repeat with the same event, which adds nothing if it was accepted.
 func (d *Dispatcher) Send(ctx context.Context, tenant uuid.UUID, webhook ulid.ULID, event Event) (Acceptance, error) {
 	if webhook.IsZero() {
 		return Acceptance{}, invalid("webhookLocator", "must not be zero")
@@ -94,8 +94,8 @@ func refusal(a Acceptance) error {
 // transaction, and says for each what became of it, ascending by locator; there may be none. When it
 // returns nil they are all durable.
 //
-// The errors are those of [Dispatcher.Send]. An [ErrFull] comes with the whole answer: the webhooks that
-// had room have accepted the event.
+// The errors are those of [Dispatcher.Send]. An [ErrFull] comes with the whole answer, and the webhooks that
+// had room have accepted the event; where the disk is full it comes with none, and nothing was accepted.
 func (d *Dispatcher) Publish(ctx context.Context, tenant uuid.UUID, event Event) ([]Acceptance, error) {
 	deliveries, err := d.accept(ctx, tenant, ulid.ULID{}, event)
 	if err != nil {
@@ -207,10 +207,10 @@ func (d *Dispatcher) acceptWith(ctx context.Context, m Message, r *reservation) 
 func (d *Dispatcher) Run(ctx context.Context) error { return d.work(ctx, false) }
 
 // Flush attempts everything that is due, and what becomes due meanwhile, and returns when nothing is due or
-// under way. What waits for a retry, or because its receiver asked for a pause (Retry-After), is left. It is
-// for tests and for jobs that run now and then: it works without Run, and returns an [ErrConflict] while Run
-// runs. It returns the first error of the store. When ctx ends it stops as Run does, and returns ctx's
-// error.
+// under way. What waits for a retry, or because its receiver asked for a pause (Retry-After), is left; the next
+// Flush, or Run, knows of no pause. It is for tests and for jobs that run now and then: it works without Run,
+// and returns an [ErrConflict] while Run runs. It returns the first error of the store. When ctx ends it stops
+// as Run does, and returns ctx's error.
 func (d *Dispatcher) Flush(ctx context.Context) error { return d.work(ctx, true) }
 
 // Wake makes a Run under way look for work at once, for instance after a transaction of the host's that
