@@ -18,7 +18,8 @@ const MaxURLBytes = 2048
 
 // Endpoint is where messages go: a webhook's events, or the notices of its failures.
 type Endpoint struct {
-	// URL is http or https, with a host, without userinfo or fragment, at most 2,048 bytes. Required.
+	// URL is http or https, with a host, without userinfo, fragment or a space in its query, at most 2,048 bytes.
+	// Required.
 	URL string
 	// Headers are sent with every message: at most [MaxHeaders], [MaxHeaderBytes] in all. Refused: Host,
 	// Content-*, Webhook-*, Cookie, Expect, Accept-Encoding, Idempotency-Key, X-Idempotency-Key, and what
@@ -81,6 +82,8 @@ func urlFault(raw string) string {
 		return "must not have userinfo"
 	case u.Fragment != "" || strings.Contains(raw, "#"):
 		return "must not have a fragment"
+	case strings.Contains(u.RawQuery, " "): // which is sent as it is, and ends the request's target
+		return "must not have a space in its query; write %20"
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if _, err := netip.ParseAddrPort("[::]:" + port); err != nil || port == "0" {

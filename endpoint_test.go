@@ -57,6 +57,7 @@ func TestAnEndpointsURL(t *testing.T) {
 		{"https://@example.com", "must not have userinfo"},
 		{"https://example.com/#part", "must not have a fragment"},
 		{"https://example.com/#", "must not have a fragment"},
+		{"https://example.com/?shop=a b", "must not have a space in its query; write %20"},
 		{"https://example.com:0", "must have a port of 1 to 65535, or none"},
 		{"https://example.com:65536", "must have a port of 1 to 65535, or none"},
 		{"https://example.com:", "must have a port of 1 to 65535, or none"},
