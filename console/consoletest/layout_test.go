@@ -3,8 +3,10 @@ package consoletest
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matryer/is"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
 )
@@ -40,4 +42,37 @@ func TestNothingIsCutOnAPhone(t *testing.T) {
 	is.Equal(ask[float64](b, `document.querySelector("h1").getBoundingClientRect().left`), ask[float64](b, `document.querySelector(".brand").getBoundingClientRect().left`))
 	is.True(ask[bool](b, `document.getElementById("status").offsetHeight === 0`)) // there is nothing to say yet
 	b.quiet()
+}
+
+// Names and event types may be long and without a space, and windows of any width: nothing stands out of the page.
+func TestNoPageIsWiderThanItsWindow(t *testing.T) {
+	s, b := newService(t), newBrowser(t)
+	w := s.webhook(strings.Repeat("W", diverted.MaxNameLength), func(w *diverted.Webhook) {
+		w.EventTypes, w.SuspendedAt = []string{strings.Repeat("type", 32)}, time.Now().Add(-3*time.Hour)
+	})
+	e := s.divert(w, 1, func(e *diverted.DivertedEvent) { e.EventType = w.EventTypes[0] })
+	short := s.webhook("billing")
+	failed := &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503, Attempt: 4, At: time.Now()}
+	s.history.pending = map[ulid.ULID][]diverted.PendingDelivery{short.Locator: {{
+		Key: diverted.Key{Tenant: s.tenant, Webhook: short.Locator, Event: ulid.Make()}, EventType: "invoice.issued", Attempts: 4,
+		AcceptedAt: time.Now().Add(-40 * time.Hour), Due: time.Now().Add(8*time.Hour + 31*time.Minute + 30*time.Second), Failure: failed,
+	}}}
+	webhook := s.webhookAddress(w)
+	for _, address := range []string{
+		s.address + "tenants/" + s.tenant.String() + "/webhooks",
+		webhook, webhook + "?trigger=503&eventType=" + w.EventTypes[0], webhook + "/suspend",
+		webhook + "/diverted/resend", webhook + "/diverted/delete?eventType=" + w.EventTypes[0],
+		s.eventAddress(e.Key), s.eventAddress(e.Key) + "/delete",
+		webhook + "?trigger=200", // a problem
+		s.webhookAddress(short) + "/pending",
+	} {
+		b.open(address)
+		for _, width := range []int64{320, narrow, 640, 641, 700, 768, 800, 801, 1280} {
+			b.screen(width, false, "light")
+			if wide := ask[int64](b, `document.documentElement.scrollWidth`); wide > width {
+				t.Errorf("%s is %d px wide in a window of %d", address, wide, width)
+			}
+		}
+	}
+	b.quiet("the server responded with a status of 400")
 }
