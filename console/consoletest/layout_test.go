@@ -44,7 +44,8 @@ func TestNothingIsCutOnAPhone(t *testing.T) {
 	b.quiet()
 }
 
-// Names and event types may be long and without a space, and windows of any width: nothing stands out of the page.
+// Names and event types may be long and without a space, and windows of any width: nothing stands out of the page, and
+// nothing leaves a hole.
 func TestNoPageIsWiderThanItsWindow(t *testing.T) {
 	s, b := newService(t), newBrowser(t)
 	w := s.webhook(strings.Repeat("W", diverted.MaxNameLength), func(w *diverted.Webhook) {
@@ -71,6 +72,9 @@ func TestNoPageIsWiderThanItsWindow(t *testing.T) {
 			b.screen(width, false, "light")
 			if wide := ask[int64](b, `document.documentElement.scrollWidth`); wide > width {
 				t.Errorf("%s is %d px wide in a window of %d", address, wide, width)
+			}
+			if !ask[bool](b, `[...document.querySelectorAll(".tiles")].every(t => t.getBoundingClientRect().right - t.lastElementChild.getBoundingClientRect().right < 2)`) {
+				t.Errorf("%s has a hole behind its last number in a window of %d", address, width)
 			}
 		}
 	}
