@@ -126,13 +126,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       time.Minute,
-	}
+	server := newServer(mux, o.timeout)
 
 	// Both run until ctx ends; if one fails, the other is stopped too.
 	working, stop := context.WithCancel(ctx)
@@ -158,6 +152,17 @@ func run(ctx context.Context, o options) error {
 	defer cancel()
 	err = server.Shutdown(grace)
 	return errors.Join(err, <-ended, <-ended)
+}
+
+// newServer returns a server that hangs on nobody, but has the time to answer a ping, which ends with its attempt.
+func newServer(handler http.Handler, attempt time.Duration) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30*time.Second + attempt,
+		IdleTimeout:       time.Minute,
+	}
 }
 
 func parseNetworks(list string) ([]netip.Prefix, error) {

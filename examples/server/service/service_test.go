@@ -42,3 +42,12 @@ func TestTheServerRefusesToStartWithoutSayingWhoMayDoWhat(t *testing.T) {
 		})
 	}
 }
+
+// A receiver that hangs is what one pings for: the answer has to come, however long an attempt may take.
+func TestAPingHasTheTimeOfAnAttempt(t *testing.T) {
+	for _, attempt := range []time.Duration{time.Second, 15 * time.Second, 30 * time.Second, 5 * time.Minute} {
+		if server := newServer(nil, attempt); server.WriteTimeout < attempt+10*time.Second {
+			t.Errorf("an attempt may take %v, an answer %v", attempt, server.WriteTimeout)
+		}
+	}
+}
