@@ -3,6 +3,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -202,8 +203,10 @@ func authorizer(o options) (authorize, error) {
 		return nil, fmt.Errorf("-tokens: %w", err)
 	}
 	var byToken map[string]grant
-	if err := json.Unmarshal(file, &byToken); err != nil {
-		return nil, fmt.Errorf("-tokens: %s: must be an object of tokens, see README.md", o.tokens)
+	decoder := json.NewDecoder(bytes.NewReader(file))
+	decoder.DisallowUnknownFields() // a misspelt "permissions" would be a token that may do nothing
+	if err := decoder.Decode(&byToken); err != nil {
+		return nil, fmt.Errorf("-tokens: %s: must be an object of tokens, each with tenant and permissions, see README.md", o.tokens)
 	}
 	var grants []grant
 	for token, g := range byToken {
@@ -219,8 +222,8 @@ func authorizer(o options) (authorize, error) {
 		grants = append(grants, g)
 	}
 	return func(r *http.Request, tenant uuid.UUID, permissions ...httpapi.Permission) error {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok {
+		scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+		if ok = ok && strings.EqualFold(scheme, "Bearer"); !ok {
 			_, token, ok = r.BasicAuth() // of a browser
 		}
 		if !ok {
