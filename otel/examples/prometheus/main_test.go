@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -25,6 +26,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/template"
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
@@ -240,6 +242,25 @@ func TestTheAlertRulesAreValidAndNameOnlyWhatThereIs(t *testing.T) {
 	for _, must := range []string{"DivertedBacklogNotDraining", "DivertedDeliveriesWaiting", "DivertedEventsGrowing", "DivertedPendingTooOld", "DivertedWebhookSuspended", "DivertedStoreSilent"} {
 		is.True(slices.Contains(alerts, must))
 	}
+}
+
+// Prometheus writes a million as 1e+06, and what increase() finds is seldom whole.
+func TestTheAlertRulesTellNumbersThatAreReadAtOnce(t *testing.T) {
+	is := is.New(t)
+	const defs = `{{$labels := .Labels}}{{$value := .Value}}` // as Prometheus does
+	told := 0
+	for _, rule := range alertRules(t).Groups[0].Rules {
+		for value, want := range map[float64]string{1.0526315789473684: "1", 1234567: "1234567"} {
+			data := template.AlertTemplateData(map[string]string{"instance": "a"}, nil, "", promql.Sample{F: value})
+			text, err := template.NewTemplateExpander(t.Context(), defs+rule.Annotations["description"], rule.Alert, data, 0, nil, &url.URL{}, nil).Expand()
+			is.NoErr(err)
+			if number := regexp.MustCompile(`^[0-9][0-9.e+]*`).FindString(text); number != "" {
+				is.Equal(number, want)
+				told++
+			}
+		}
+	}
+	is.True(told >= 2*4)
 }
 
 // past is what was scraped each minute, by series; NaN: there was nothing yet.
