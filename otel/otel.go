@@ -36,7 +36,7 @@ type Config struct {
 	Stats diverted.StatsStore
 
 	// WithoutWebhook leaves tenant and webhook out of the metrics, where one series for each would be too many: in
-	// each instrument a webhook has one set of attributes, or one for each outcome and class of failure, 17 at most.
+	// each instrument a webhook has one set of attributes, or one for each outcome and class of failure, 18 at most.
 	// The SDK keeps 2,000 sets per instrument, unless told otherwise, and adds up the rest without attributes. Spans
 	// have tenant and webhook in any case.
 	WithoutWebhook bool

@@ -273,6 +273,13 @@ func TestAReceiverCannotBlindTheMetricsOfOthers(t *testing.T) {
 			tell(attempt(hostile, status))
 		}
 	}
+	timeout := attempt(hostile, 0)
+	timeout.Failure.Trigger = diverted.TriggerTimeout
+	for _, tell := range []func(diverted.Attempt){o.Retried, o.Held, o.Diverted, o.Dropped} {
+		tell(timeout)
+	}
+	o.Delivered(diverted.Attempt{Key: timeout.Key, Number: 1, Status: 200})
+	o.Diverted(diverted.Attempt{Key: timeout.Key}) // by a call of the store
 	o.Diverted(attempt(other, 503))
 	o.Dropped(attempt(other, 404))
 	var all metricdata.ResourceMetrics
@@ -285,12 +292,20 @@ func TestAReceiverCannotBlindTheMetricsOfOthers(t *testing.T) {
 		"diverted.settled.deliveries{error.type=5xx," + of("diverted"): "1",
 		"diverted.settled.deliveries{error.type=4xx," + of("dropped"):  "1",
 		"diverted.attempt.duration{error.type=5xx," + of("diverted"):   "1 1.0",
-		"diverted.dropped.deliveries{}":                                "301",
+		"diverted.dropped.deliveries{}":                                "302",
 	} {
 		if points[point] != value {
 			t.Errorf("%s is %q, not %q", point, points[point], value)
 		}
 	}
+	sets := map[string]int{}
+	for point := range points {
+		if strings.Contains(point, hostile.Webhook.String()) {
+			sets[point[:strings.IndexByte(point, '{')]]++
+		}
+	}
+	is.Equal(sets["diverted.settled.deliveries"], 18) // as the README says
+	is.Equal(sets["diverted.attempt.duration"], 17)
 }
 
 func TestGaugesTellWhatTheStoreKeeps(t *testing.T) {
