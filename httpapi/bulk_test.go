@@ -147,6 +147,9 @@ func TestABulkCallNeedsAFilterOrAll(t *testing.T) {
 			"since=yesterday":                 "since",
 			"since=2026-11-23":                "since",
 			"since=2026-11-23T17:58:00":       "since",
+			"since=2026-11-23T9:58:00Z":       "since",
+			"since=2026-11-23T17:58:00,5Z":    "since",
+			"since=2026-11-23T17:58:00-24:00": "since",
 			"since=0001-01-01T00:00:00Z":      "since",
 			"until=0001-01-01T00:00:00Z":      "until", // which would be no bound at all
 			"until=2026-11-23T17:58:00+01:00": "until", // the + is a blank

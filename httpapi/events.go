@@ -86,9 +86,11 @@ func readEvent(f *faults, raw json.RawMessage) diverted.Event {
 		event.UserLocator = id
 	}
 	if s := o.text("timestamp"); s != nil {
-		if err := event.Timestamp.UnmarshalText([]byte(*s)); err != nil {
+		t, ok := parseTime(*s)
+		if !ok {
 			f.Add("timestamp", "must be a time as RFC 3339 writes it, such as 2026-11-23T17:58:00.000Z, was %s", quote(*s))
 		}
+		event.Timestamp = t
 	}
 	o.end()
 	return event

@@ -88,6 +88,8 @@ func TestFaultsOfAnEventAreToldByTheirPaths(t *testing.T) {
 		`{"type":1,"data":1,"locator":1,"requestId":1,"userLocator":1,"timestamp":1}`:                                                         {"type", "locator", "requestId", "userLocator", "timestamp"},
 		`{"type":"a","data":1,"timestamp":"2026-11-23 18:58:00"}`:                                                                             {"timestamp"},
 		`{"type":"a","data":1,"timestamp":"2026-11-23T18:58:00"}`:                                                                             {"timestamp"},
+		`{"type":"a","data":1,"timestamp":"2026-11-23T9:58:00Z"}`:                                                                             {"timestamp"},
+		`{"type":"a","data":1,"timestamp":"2026-11-23T18:58:00+24:60"}`:                                                                       {"timestamp"},
 		`{"type":"a","data":1,"timestamp":"2026-02-30T18:58:00Z"}`:                                                                            {"timestamp"},
 		`{"type":"a","data":1,"userLocator":"00000000-0000-0000-0000-000000000000"}`:                                                          {"userLocator"},
 		`{"type":"a","data":1,"locator":"00000000000000000000000000"}`:                                                                        {"locator"},

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"regexp"
 	"strings"
 	"time"
 
@@ -34,9 +35,9 @@ func (c *call) moment(f *faults, name string) time.Time {
 		return time.Time{}
 	}
 	s := c.query.Get(name)
-	var t time.Time
+	t, ok := parseTime(s)
 	// Years before 1970 are refused, since the first moment of all would mean no bound.
-	if err := t.UnmarshalText([]byte(s)); err != nil || t.UTC().Year() < 1970 {
+	if !ok || t.UTC().Year() < 1970 {
 		hint := ""
 		if strings.Contains(s, " ") {
 			hint = " (a + must be sent as %2B)"
@@ -45,4 +46,13 @@ func (c *call) moment(f *faults, name string) time.Time {
 		return time.Time{}
 	}
 	return t.Add(time.Millisecond - 1).Truncate(time.Millisecond).UTC()
+}
+
+// rfc3339 is what [time.Parse] takes more than: hours of one digit, commas, offsets of a day.
+var rfc3339 = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`)
+
+// parseTime reads a time as RFC 3339 writes it, and nothing else.
+func parseTime(s string) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339, s)
+	return t, err == nil && rfc3339.MatchString(s)
 }
