@@ -160,6 +160,8 @@ func TestTheFirstPageLeadsToATenant(t *testing.T) {
 	r := s.get("/console/?tenant=" + tenant.String())
 	is.Equal(r.StatusCode, http.StatusSeeOther)
 	is.Equal(r.Header.Get("Location"), "./tenants/"+tenant.String()+"/webhooks")
+	is.Equal(s.get("/console/?tenant=+"+tenant.String()+"%0A").Header.Get("Location"), r.Header.Get("Location")) // as it is pasted
+	is.True(s.get("/console/").has(`pattern="\s*[0-9A-Fa-f]{8}`))
 	is.Equal(s.get("/console/?tenant=x").StatusCode, 400)
 }
 

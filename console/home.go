@@ -1,6 +1,8 @@
 package console
 
 import (
+	"strings"
+
 	"github.com/divertedevents/diverted/internal/locators"
 	"github.com/divertedevents/diverted/internal/requests"
 )
@@ -14,7 +16,7 @@ func (c *call) home() (answer, error) {
 	if !given {
 		return render("home", homeView{c.frame("Console")}), nil
 	}
-	tenant, ok := locators.ParseUUID(s)
+	tenant, ok := locators.ParseUUID(strings.TrimSpace(s)) // it is pasted, with what was selected around it
 	if !ok {
 		return answer{}, requests.Fault(errParameter, "tenant", locators.UUIDRule)
 	}
