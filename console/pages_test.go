@@ -115,6 +115,8 @@ func TestEventShowsItsAttempts(t *testing.T) {
 			}
 		}
 		is.True(strings.Index(r.body, "Attempt 1") < strings.Index(r.body, "Attempt 2"))
+		is.Equal(strings.Count(r.body, "<pre "), 2)
+		is.Equal(strings.Count(r.body, `tabindex="0" role="group" aria-label="`), 2) // what has the focus says what it is
 	})
 }
 
