@@ -133,7 +133,8 @@ func (e *endedNotice) conclude(c *NoticeClaim, failure *Failure) {
 			return
 		}
 		e.told = true
-		e.err = fmt.Errorf("diverted: notice given up after %d tries: %s", c.Tries+1, failure.Message)
+		// Without what the receiver answered: a notice quotes failures, and those what was sent.
+		e.err = fmt.Errorf("diverted: notice given up after %d tries: %s", c.Tries+1, failure.Expunged().Message)
 	}
 	e.outcome.Done, e.outcome.Wait = true, nextNoticeWindow(c.Window)
 }

@@ -109,7 +109,8 @@ func logWebhook(k WebhookKey) []any {
 func logAttempt(a *Attempt) []any {
 	args := append(logWebhook(a.Key.WebhookKey()), "event", a.Key.Event.String(), "attempts", a.Number)
 	if a.Failure != nil {
-		args = append(args, "trigger", string(a.Failure.Trigger), "message", a.Failure.Message)
+		// Without what the receiver answered, who may quote what it was sent: logs go to others.
+		args = append(args, "trigger", string(a.Failure.Trigger), "message", a.Failure.Expunged().Message)
 	}
 	return args
 }

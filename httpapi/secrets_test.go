@@ -446,3 +446,49 @@ func (echo) RoundTrip(r *http.Request) (*http.Response, error) {
 	dump, err := httputil.DumpRequest(r, true)
 	return &http.Response{StatusCode: 500, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(dump))}, err
 }
+
+// A receiver that refuses an event says why, and what it quotes is the payload.
+func TestWhatAReceiverQuotesIsInNoLog(t *testing.T) {
+	logs := captureLogs(t)
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		store := diverted.NewMemoryStore()
+		defer store.Close()
+		dispatcher, err := diverted.NewDispatcher(store, diverted.Config{Transport: quote{}})
+		is.NoErr(err)
+		w := diverted.NewWebhook(tenant, "orders", "https://receiver.example/hook", "*")
+		handling := diverted.DefaultFailureHandling()
+		handling.Alert = &diverted.Endpoint{URL: "https://receiver.example/alerts"}
+		handling.Retry = &diverted.RetryStrategy{Attempts: 1, Interval: time.Second}
+		w.FailureHandling = &handling
+		w, err = store.CreateWebhook(t.Context(), w)
+		is.NoErr(err)
+
+		ctx, stop := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { is.NoErr(dispatcher.Run(ctx)) })
+		event, err := diverted.NewEvent("order.paid", planted)
+		is.NoErr(err)
+		_, err = dispatcher.Publish(ctx, tenant, event)
+		is.NoErr(err)
+		time.Sleep(time.Hour)
+		stop()
+		run.Wait()
+		kept, err := store.FetchDiverted(t.Context(), diverted.Key{Tenant: tenant, Webhook: w.Locator, Event: event.Locator})
+		is.NoErr(err)
+		is.True(strings.Contains(kept.Failure.Message, planted)) // those who may read the event are told
+	})
+	for _, line := range []string{"made again", "event diverted", "notice given up", "500 Internal Server Error"} {
+		is.New(t).True(strings.Contains(logs.String(), line))
+	}
+	clean(t, "the logs", logs.String())
+}
+
+// quote answers with the body of the request, and of a notice with what it says of the failures.
+type quote struct{}
+
+func (quote) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	body = body[max(0, bytes.Index(body, []byte("failureMessage"))):]
+	return &http.Response{StatusCode: 500, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body))}, err
+}
