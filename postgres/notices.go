@@ -40,9 +40,17 @@ const (
 			tries = CASE WHEN $3 THEN 0 ELSE notices.tries END,
 			window_ms = CASE WHEN $3 THEN 0 ELSE notices.window_ms END`
 
+	// selectNotices has tenants take turns, among the first ones that are due: an alert endpoint that hangs may be that of
+	// all webhooks of a tenant.
 	selectNotices = `
-		SELECT webhook, tries, window_ms, open, sending FROM diverted.notices
-		WHERE due <= now() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED`
+		WITH waiting AS MATERIALIZED (
+			SELECT webhook, due FROM diverted.notices WHERE due <= now() ORDER BY due LIMIT 2000
+		), ordered AS MATERIALIZED (
+			SELECT waiting.webhook, waiting.due, row_number() OVER (PARTITION BY w.tenant ORDER BY waiting.due) AS turn
+			FROM waiting LEFT JOIN diverted.webhooks w ON w.id = waiting.webhook
+		)
+		SELECT n.webhook, n.tries, n.window_ms, n.open, n.sending FROM ordered JOIN diverted.notices n ON n.webhook = ordered.webhook
+		WHERE n.due <= now() ORDER BY ordered.turn, ordered.due LIMIT $1 FOR UPDATE OF n SKIP LOCKED`
 
 	// deleteSilent forgets the windows that passed in silence. One that somebody looks at is left to the next
 	// look.

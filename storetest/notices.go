@@ -53,6 +53,19 @@ func (k *kit) settleNotice(o diverted.NoticeOutcome) {
 }
 
 var noticeTests = []test{
+	{rule: "notices of tenants take turns, however many one has", run: func(k *kit) {
+		for range 5 {
+			k.fail(k.webhook(), diverted.OutcomeDivert)
+		}
+		small, err := k.store.CreateWebhook(k.ctx, diverted.NewWebhook(uuid.New(), "small", "https://receiver.example/hook", "*"))
+		k.ok(err)
+		k.fail(small, diverted.OutcomeDivert)
+		first := k.work(diverted.WorkRequest{Claim: &diverted.ClaimRequest{Notices: 2, Lease: long}}).Notices
+		k.equal(len(first), 2)
+		k.that(first[0].Webhook.Key() == small.Key() || first[1].Webhook.Key() == small.Key(), "the tenant with one notice waits behind one with five")
+		k.equal(len(k.notices()), 4)
+	}},
+
 	{rule: "the first failure is told at once, with what it was", run: func(k *kit) {
 		w := k.webhook(everything, func(w *diverted.Webhook) { w.Enabled = true })
 		k.equal(len(k.notices()), 0)
