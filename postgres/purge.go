@@ -7,8 +7,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/divertedevents/diverted"
 )
@@ -41,10 +42,14 @@ const (
 	// was still sending to.
 	purgeLook = time.Minute
 
+	// purgeDeliveries goes on after the event $3. What was deleted stays in the index for as long as another transaction
+	// may see it, and would be read again by each step from the beginning.
 	purgeDeliveries = `
-		DELETE FROM diverted.deliveries d USING (
-			SELECT webhook, event FROM diverted.deliveries WHERE webhook = $1 LIMIT $2) r
-		WHERE d.webhook = r.webhook AND d.event = r.event`
+		WITH oldest AS MATERIALIZED (
+			SELECT webhook, event FROM diverted.deliveries WHERE webhook = $1 AND event > $3 ORDER BY event LIMIT $2
+		), gone AS (
+			DELETE FROM diverted.deliveries d USING oldest WHERE d.webhook = oldest.webhook AND d.event = oldest.event)
+		SELECT (array_agg(event ORDER BY event DESC))[1] FROM oldest`
 
 	// lockDeleted finds nothing while a transaction of the host's that accepted something for the webhook is not over. Once
 	// it is locked nothing is added any more.
@@ -228,16 +233,20 @@ func (s *Store) purgeAll(ctx context.Context) error {
 // purgeOne deletes the rows of a webhook, and then the webhook itself, unless the host may still add some: then the
 // next look goes on. Several processes may do so at once.
 func (s *Store) purgeOne(ctx context.Context, id int64) error {
-	for n := int64(purgeRows); n > 0; {
+	none := pgUUID(ulid.Zero)
+	for after, more := none, true; more; {
+		var last pgtype.UUID
 		err := s.batch(ctx, beginTx, func(b *pgx.Batch) {
 			b.Queue(byIndex)
-			b.Queue(s.q(purgeDeliveries), id, purgeRows).Exec(func(tag pgconn.CommandTag) error {
-				n = tag.RowsAffected()
-				return nil
-			})
+			b.Queue(s.q(purgeDeliveries), id, purgeRows, after).QueryRow(func(r pgx.Row) error { return r.Scan(&last) })
 		})
 		if err != nil {
 			return err
+		}
+		if last.Valid {
+			after = last
+		} else { // what was added meanwhile may be anywhere, so the last look is one from the beginning
+			after, more = none, after != none
 		}
 	}
 	return s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {

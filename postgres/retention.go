@@ -101,15 +101,14 @@ func (s *Store) Purge(ctx context.Context, request diverted.PurgeRequest) (resul
 	left := r.Limit
 	for _, w := range all {
 		purged := diverted.Purged{Webhook: w.key}
-		for more := true; more && left > 0; {
-			var aside, held int
-			aside, held, more, err = s.purgePart(ctx, w, r.Retention, min(left, purgeRows))
+		for part := (purgedPart{more: true}); part.more && left > 0; {
+			part, err = s.purgePart(ctx, w, r.Retention, min(left, purgeRows), part.from)
 			if err != nil {
 				return tell(result, purged), wrap("purge", err)
 			}
-			purged.Diverted += aside
-			purged.Pending += held
-			left -= aside + held
+			purged.Diverted += part.aside
+			purged.Pending += part.held
+			left -= part.aside + part.held
 		}
 		result = tell(result, purged)
 		if left == 0 {
@@ -145,14 +144,22 @@ func (s *Store) findToPurge(ctx context.Context, r diverted.Retention) (all []to
 	return all, err
 }
 
-// purgePart deletes at most limit deliveries of a webhook in one transaction, and says whether there may be more. The
-// webhook's row is locked before them, as bulk steps and suspensions do. Of what the webhook holds, the retries that wait
-// are released first, in parts of their own, so that all is found in the order of acceptance: while it is not active their
-// times mean nothing, and when it becomes active they are released anyway.
-func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int) (aside, held int, more bool, err error) {
+// purgedPart is what was deleted in one transaction.
+type purgedPart struct {
+	aside, held int
+	// more: there may be more, of which the release goes on at from.
+	more bool
+	from time.Time
+}
+
+// purgePart deletes at most limit deliveries of a webhook in one transaction. The webhook's row is locked before them, as
+// bulk steps and suspensions do. Of what the webhook holds, the retries that wait are released first, in parts of their
+// own, so that all is found in the order of acceptance: while it is not active their times mean nothing, and when it
+// becomes active they are released anyway.
+func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int, from time.Time) (part purgedPart, err error) {
 	age, most := r.MaxAge.Microseconds(), min(int64(r.MaxPerWebhook), math.MaxInt64-diverted.MaxBulk) // with a limit it is a bigint
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		aside, held, more = 0, 0, false
+		part = purgedPart{}
 		if _, err := conn.Exec(ctx, byIndex); err != nil {
 			return err
 		}
@@ -168,28 +175,32 @@ func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, 
 			if err != nil {
 				return err
 			}
-			aside = int(tag.RowsAffected())
-			more = aside == limit
+			part.aside = int(tag.RowsAffected())
+			part.more = part.aside == limit
 		}
-		if !w.held || !holds || more {
+		if !w.held || !holds || part.more {
 			return nil
 		}
-		if more, err = s.release(ctx, own(conn), w.id); more || err != nil {
+		next, err := s.release(ctx, own(conn), w.id, from)
+		if err != nil {
 			return err
+		} else if next != nil {
+			part.more, part.from = true, *next
+			return nil
 		}
 		ageHeld := age
 		if !long {
 			ageHeld = 0
 		}
-		tag, err := conn.Exec(ctx, s.q(purgeHeld), ageHeld, most, w.id, int64(limit-aside))
-		held = int(tag.RowsAffected())
-		more = aside+held == limit
+		tag, err := conn.Exec(ctx, s.q(purgeHeld), ageHeld, most, w.id, int64(limit-part.aside))
+		part.held = int(tag.RowsAffected())
+		part.more = part.aside+part.held == limit
 		return err
 	})
 	if err != nil {
-		return 0, 0, false, err
+		return purgedPart{}, err
 	}
-	return aside, held, more, nil
+	return part, nil
 }
 
 const (

@@ -58,14 +58,17 @@ const (
 	releaseStep = 1000
 	releaseAll  = 0
 
+	// releaseRetries makes at most $2 of those that wait until $3 or longer due. What was released stays in the index for
+	// as long as another transaction may see it, and would be read again by each step from the beginning.
 	releaseRetries = `
 		WITH released AS (
 			UPDATE diverted.deliveries d SET due = '-infinity' FROM (
-				SELECT webhook, event FROM diverted.deliveries
-				WHERE webhook = $1::bigint AND due > '-infinity' AND lease IS NULL ORDER BY due LIMIT nullif($2::bigint, 0) FOR UPDATE) r
-			WHERE d.webhook = r.webhook AND d.event = r.event RETURNING d.webhook
+				SELECT webhook, event, due FROM diverted.deliveries
+				WHERE webhook = $1::bigint AND due > '-infinity' AND due >= $3::timestamptz AND lease IS NULL
+				ORDER BY due LIMIT nullif($2::bigint, 0) FOR UPDATE) r
+			WHERE d.webhook = r.webhook AND d.event = r.event RETURNING r.due
 		)
-		SELECT count(*) FROM released`
+		SELECT count(*), coalesce(max(due), now()) FROM released`
 )
 
 // errAgain has a change look again: somebody else created the webhook meanwhile.
@@ -83,16 +86,18 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 	}
 	defer done()
 	var saved, stood *hook
-	for more := true; more; {
+	for from := new(time.Time); from != nil; {
+		var next *time.Time
 		err := s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-			saved, stood, more, err = s.changeIn(ctx, own(conn), key, decide)
+			saved, stood, next, err = s.changeIn(ctx, own(conn), key, decide, *from)
 			return err
 		})
 		if errors.Is(err, errAgain) {
-			more = true
+			continue
 		} else if err != nil {
 			return nil, wrap(action, err)
 		}
+		from = next
 	}
 	if saved == nil || saved == stood {
 		return saved, nil
@@ -111,23 +116,23 @@ func (s *Store) change(ctx context.Context, action string, key diverted.WebhookK
 	return saved, nil
 }
 
-// changeIn makes a change, or a step of it, in a transaction. It returns what is saved, what stood before, and whether
-// there is more to release first.
-func (s *Store) changeIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, decide decision) (saved, stood *hook, more bool, err error) {
+// changeIn makes a change, or a step of it, in a transaction. It returns what is saved, what stood before, and, if there
+// is more to release first, where that goes on.
+func (s *Store) changeIn(ctx context.Context, tx hostTx, key diverted.WebhookKey, decide decision, from time.Time) (saved, stood *hook, next *time.Time, err error) {
 	stood, now, err := s.readHook(ctx, tx, lockHook, key)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, nil, err
 	}
 	saved, err = decide(stood, now)
 	if saved == nil || saved == stood || err != nil {
-		return saved, stood, false, err
+		return saved, stood, nil, err
 	}
 	if saved.active() && stood != nil && stood.known && !stood.active() {
-		if more, err = s.release(ctx, tx, stood.id); more || err != nil {
-			return nil, nil, more, err
+		if next, err = s.release(ctx, tx, stood.id, from); next != nil || err != nil {
+			return nil, nil, next, err
 		}
 	}
-	return saved, stood, false, s.save(ctx, tx, saved)
+	return saved, stood, nil, s.save(ctx, tx, saved)
 }
 
 // readHook reads the row of a webhook, nil if there is none, and the server's time, by findHook or lockHook.
@@ -159,19 +164,29 @@ func keyParams(key diverted.WebhookKey) []any {
 	return []any{key.Tenant.String(), uuid.UUID(key.Webhook).String()}
 }
 
-// release makes some of the waiting retries of a webhook due, in the order of acceptance, and says whether
-// there may be more. Held and fresh deliveries are so already.
-func (s *Store) release(ctx context.Context, tx hostTx, id int64) (more bool, err error) {
+// release makes some of the waiting retries of a webhook due, in the order of their times, from one on. If there may be
+// more it returns from when; after the last of them that is the beginning, since what ends meanwhile may wait less. Held
+// and fresh deliveries are due already.
+func (s *Store) release(ctx context.Context, tx hostTx, id int64, from time.Time) (next *time.Time, err error) {
 	step := releaseAll
 	if isOwn(tx) { // the host's keeps its settings
 		step = releaseStep
 		if err := run(ctx, tx, byIndex); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	var n int
-	err = tx.query(ctx, s.q(releaseRetries), []any{id, step}, func(scan func(...any) error) error { return scan(&n) })
-	return step != releaseAll && n == step, err
+	var last time.Time
+	err = tx.query(ctx, s.q(releaseRetries), []any{id, step, from}, func(scan func(...any) error) error { return scan(&n, &last) })
+	switch {
+	case err != nil || step == releaseAll:
+		return nil, err
+	case n == step:
+		return &last, nil
+	case !from.IsZero():
+		return new(time.Time), nil
+	}
+	return nil, nil
 }
 
 // run runs a statement whose rows do not matter.
@@ -320,7 +335,7 @@ func (s *Store) putTx(ctx context.Context, tx hostTx, webhook diverted.Webhook) 
 	}
 	defer done()
 	for {
-		saved, stood, _, err := s.changeIn(ctx, tx, webhook.Key(), putting(webhook))
+		saved, stood, _, err := s.changeIn(ctx, tx, webhook.Key(), putting(webhook), time.Time{})
 		if errors.Is(err, errAgain) {
 			continue
 		}
