@@ -147,6 +147,43 @@ func BenchmarkWork(b *testing.B) {
 	}
 }
 
+// BenchmarkWorkBesideASnapshot is BenchmarkWork amid a standing backlog of one webhook, while nothing else is open in the
+// database, and while a transaction is, as a backup's, so that the server keeps all that is deleted. It asks what others
+// may have added once a second, as a dispatcher does.
+func BenchmarkWorkBesideASnapshot(b *testing.B) {
+	for _, held := range []bool{false, true} {
+		b.Run(fmt.Sprint("held=", held), func(b *testing.B) {
+			pool := newPool(b)
+			s := open(b, pool, newSchema())
+			w := newWebhook(b, s, uuid.New())
+			if held {
+				hold(b, pool)
+			}
+			fill(b, s, []diverted.Webhook{w}, 1000)
+			b.ResetTimer()
+			var request diverted.WorkRequest
+			asked := time.Now()
+			for left := b.N; left > 0; {
+				fill(b, s, []diverted.Webhook{w}, 100)
+				request.Claim = &diverted.ClaimRequest{Count: 100, Bytes: 32 << 20, Lease: time.Minute}
+				if request.Refresh = time.Since(asked) > time.Second; request.Refresh {
+					asked = time.Now()
+				}
+				result, err := s.Work(context.Background(), request)
+				if err != nil {
+					b.Fatal(err)
+				}
+				left -= len(request.Outcomes)
+				request.Outcomes = request.Outcomes[:0]
+				for _, c := range result.Claims {
+					request.Outcomes = append(request.Outcomes, delivered(c))
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
 // BenchmarkHostTransactions commits transactions of the host's, an insert each, from 16 goroutines: alone, and with a
 // PublishTx to one webhook.
 func BenchmarkHostTransactions(b *testing.B) {

@@ -53,18 +53,19 @@ const claimReturning = `d.webhook, d.event, d.request, d.type, d.accepted_at, d.
 
 // claimDeliveries claims what is due of the webhooks $3, up to the room $4 of each and $5 bytes in all, or one
 // whatever its size if $8 allows it, if the webhooks are still of the generation $6: retries and lost leases
-// that are due, then the others in the order of acceptance. It leaves alone what the instance $7 had.
+// that are due, then the others in the order of acceptance, the former from the time $9 on and the latter from the id
+// $10. It leaves alone what the instance $7 had.
 var claimDeliveries = `
 	WITH picked AS MATERIALIZED (
 		SELECT d.webhook, d.event, d.token,
 			row_number() OVER inOrder AS place,
 			row_number() OVER inOrder = 1 AND $8 OR sum(d.size) OVER inOrder <= $5 AS fits,
-			d.token IS NOT NULL AND d.token >> 32 = $7 AS mine
-		FROM unnest($3::bigint[], $4::int[]) WITH ORDINALITY AS p (webhook, room, turn)
+			d.token IS NOT NULL AND d.token >> 32 = $7 AS mine, d.due, d.id
+		FROM unnest($3::bigint[], $4::int[], $9::timestamptz[], $10::bigint[]) WITH ORDINALITY AS p (webhook, room, since, floor, turn)
 		CROSS JOIN LATERAL (
-			` + selectFree(`due > '-infinity' AND due <= now()`, `due, id`) + `
+			` + selectFree(`due > '-infinity' AND due >= p.since AND due <= now()`, `due, id`) + `
 			UNION ALL
-			` + selectFree(`due = '-infinity'`, `id`) + `
+			` + selectFree(`due = '-infinity' AND id >= p.floor`, `id`) + `
 			LIMIT p.room
 		) d
 		WHERE (SELECT generation FROM diverted.state) = $6
@@ -73,15 +74,17 @@ var claimDeliveries = `
 		UPDATE diverted.deliveries d SET ` + claimSet + `
 		FROM picked p
 		WHERE d.webhook = p.webhook AND d.event = p.event AND p.fits AND NOT p.mine
-		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint AS old
+		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint AS old, p.due AS was, p.id
 	)
 	SELECT * FROM claimed
 	UNION ALL
 	SELECT place, CASE WHEN fits THEN 1 ELSE 2 END, webhook, event,
-		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, token
+		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, token, due, id
 	FROM picked WHERE mine OR NOT fits`
 
 const (
+	lookFrom = `SELECT generation, now(), clock_timestamp() FROM diverted.state`
+
 	// extendLeases extends claims of this store's that the caller still has in its hands.
 	extendLeases = `
 		UPDATE diverted.deliveries d
@@ -95,7 +98,7 @@ const (
 		FROM unnest($3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[]) AS p (webhook, event, token, place)
 		WHERE d.webhook = p.webhook AND d.event = p.event AND d.token = p.token AND d.diverted_at IS NULL AND ` + free + `
 			AND (SELECT generation FROM diverted.state) = $7
-		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint AS old`
+		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint, NULL::timestamptz, NULL::bigint`
 )
 
 // claiming is a round of claims: what it plans, and what came of it.
@@ -117,9 +120,11 @@ type claiming struct {
 	// unsure are those of turns of which it is to be asked when something more becomes due.
 	unsure []int64
 
-	stands  int64     // the generation that the transaction found
-	stood   time.Time // when, by the server's clock
-	sent    time.Time // when it was sent, and answered, by this process's
+	stands  int64         // the generation that the transaction found
+	stood   time.Time     // when, by the server's clock
+	looked  time.Duration // how long the server looked for what is due
+	last    int64         // the greatest id of what it found
+	sent    time.Time     // when it was sent, and answered, by this process's
 	answer  time.Time
 	claimed []placed
 	mine    []placed
@@ -134,6 +139,10 @@ type turn struct {
 	// short: the caller has no room for more, so more is not to be asked for.
 	short bool
 	found int // deliveries that are due
+	// whole: everything is looked at, and not from a floor on.
+	whole bool
+	floor floor
+	first floor // of what was found
 }
 
 // placed is a claim, or a delivery with an old token of this store's, and its place in the order.
@@ -174,6 +183,11 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 			return turns.Idle
 		}
 		i, again := c.byID[id]
+		low, whole := h.floors.whole(id)
+		if !whole && low.id == 0 && !again {
+			h.turns.At(row.webhook.Tenant, id, h.later(low.next))
+			return turns.Idle // there is nothing yet to begin at
+		}
 		had := 0
 		if again {
 			had = c.turns[i].room
@@ -195,7 +209,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 		if room > 0 && !again {
 			i = len(c.turns)
 			c.byID[id] = i
-			c.turns = append(c.turns, turn{hook: row})
+			c.turns = append(c.turns, turn{hook: row, whole: whole, floor: low})
 		}
 		if room > 0 {
 			c.turns[i].room += room
@@ -213,7 +227,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 	for i := range c.turns {
 		id := c.turns[i].hook.id
 		h.turns.Rest(id) // what has more is ready again afterwards
-		if h.unsure[id] {
+		if c.turns[i].whole && h.unsure[id] {
 			c.unsure = append(c.unsure, id)
 		}
 	}
@@ -223,27 +237,31 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 // queue claims, as a part of a transaction.
 func (c *claiming) queue(b *pgx.Batch) {
 	c.sent = time.Now()
-	c.claimed, c.mine, c.large, c.seen = nil, nil, 0, nil
+	c.claimed, c.mine, c.large, c.seen, c.last = nil, nil, 0, nil, 0
 	for i := range c.turns {
-		c.turns[i].found = 0
+		c.turns[i].found, c.turns[i].first = 0, floor{}
 	}
 	s := c.s
-	b.Queue(s.q(selectGeneration)).QueryRow(func(r pgx.Row) error {
+	var began time.Time // the look, by the server's clock
+	b.Queue(s.q(lookFrom)).QueryRow(func(r pgx.Row) error {
 		c.answer = time.Now()
-		return r.Scan(&c.stands, &c.stood)
+		return r.Scan(&c.stands, &c.stood, &began)
 	})
 	if len(c.turns) == 0 {
 		return
 	}
 	webhooks, rooms := make([]int64, len(c.turns)), make([]int32, len(c.turns))
+	since, ids := make([]pgtype.Timestamptz, len(c.turns)), make([]int64, len(c.turns))
 	for i := range c.turns {
-		webhooks[i], rooms[i] = c.turns[i].hook.id, int32(c.turns[i].room)
+		t := &c.turns[i]
+		webhooks[i], rooms[i] = t.hook.id, int32(t.room)
+		since[i], ids[i] = t.floor.since(), t.floor.id
 	}
 	instance := s.instance
 	if c.request.InFlight == nil {
 		instance = 0
 	}
-	b.Queue(s.q(claimDeliveries), c.request.Lease.Microseconds(), c.token, webhooks, rooms, int64(c.request.Bytes), c.generation, instance, c.first).
+	b.Queue(s.q(claimDeliveries), c.request.Lease.Microseconds(), c.token, webhooks, rooms, int64(c.request.Bytes), c.generation, instance, c.first, since, ids).
 		Query(c.scan)
 	if len(c.unsure) > 0 {
 		b.Queue(s.q(selectDueOf), c.unsure).Query(func(r pgx.Rows) (err error) {
@@ -251,6 +269,12 @@ func (c *claiming) queue(b *pgx.Batch) {
 			return err
 		})
 	}
+	b.Queue(`SELECT clock_timestamp()`).QueryRow(func(r pgx.Row) error {
+		var ended time.Time
+		err := r.Scan(&ended)
+		c.looked = ended.Sub(began)
+		return err
+	})
 }
 
 // scan reads what was picked.
@@ -267,8 +291,10 @@ func (c *claiming) scan(r pgx.Rows) error {
 			released         pgtype.Int2
 			body             []byte
 			old              pgtype.Int8
+			was              pgtype.Timestamptz
+			id               pgtype.Int8
 		)
-		err := r.Scan(&p.place, &answer, &p.id.webhook, &event, &request, &eventType, &accepted, &attempts, &losses, &wasDiverted, &released, &body, &trace, &old)
+		err := r.Scan(&p.place, &answer, &p.id.webhook, &event, &request, &eventType, &accepted, &attempts, &losses, &wasDiverted, &released, &body, &trace, &old, &was, &id)
 		if err != nil {
 			return err
 		}
@@ -278,6 +304,10 @@ func (c *claiming) scan(r pgx.Rows) error {
 		}
 		t := &c.turns[i]
 		t.found++
+		if id.Valid {
+			t.first.found(was, id.Int64)
+			c.last = max(c.last, id.Int64)
+		}
 		p.id.event = event.Bytes
 		w := t.hook.webhook
 		key := diverted.Key{Tenant: w.Tenant, Webhook: w.Locator, Event: event.Bytes}
@@ -367,12 +397,21 @@ func (c *claiming) finish() (claims []diverted.Claim, full bool, short int) {
 	h := &c.s.hints
 	h.mu.Lock()
 	h.saw(c.stood, c.sent, c.answer)
+	if c.last > 0 {
+		h.floors.saw(c.last)
+	}
 	lease := c.stood.Add(c.request.Lease).Add(time.Millisecond)
 	for i := range c.turns {
 		t := &c.turns[i]
 		w := t.hook.webhook
 		if t.found > 0 {
 			h.turns.At(w.Tenant, t.hook.id, lease)
+		}
+		if !c.outdated() {
+			h.floors.looked(t.hook.id, t.first, t.found < t.room, c.stood, t.whole, c.looked)
+			if !t.whole && t.found < t.room {
+				h.turns.At(w.Tenant, t.hook.id, h.later(h.floors.of[t.hook.id].next))
+			}
 		}
 		if t.found >= t.room || c.large > 0 || c.outdated() {
 			h.turns.Ready(w.Tenant, t.hook.id)

@@ -1,6 +1,11 @@
 package postgres
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"github.com/divertedevents/diverted"
+)
 
 // Schema is the store's schema, for the tests.
 func (s *Store) Schema() string { return s.schema }
@@ -24,4 +29,12 @@ func (s *Store) ScanAtOnce() {
 	s.hints.mu.Lock()
 	defer s.hints.mu.Unlock()
 	s.hints.scanCost = 0
+}
+
+// BeginAtFloor has claims of a webhook begin at its floor for a time, as after a look that took long.
+func (s *Store) BeginAtFloor(key diverted.WebhookKey, d time.Duration) {
+	id := s.hooks.find(key).id
+	s.hints.mu.Lock()
+	defer s.hints.mu.Unlock()
+	s.hints.floors.of = map[int64]floor{id: {id: 1, next: time.Now().Add(d)}}
 }

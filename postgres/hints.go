@@ -23,6 +23,8 @@ type hints struct {
 	// unsure are webhooks that a scan found ready: when nothing more of them is due, others may still have
 	// leases and waits that this process does not know.
 	unsure map[int64]bool
+	// floors are where the looks at some webhooks begin.
+	floors floors
 	// scan: everything has to be looked at, since something may have become due unnoticed.
 	scan     bool
 	scanned  time.Time     // the last time, by the monotonic clock
@@ -49,6 +51,9 @@ func (h *hints) now() time.Time {
 	}
 	return h.server.Add(time.Since(h.local))
 }
+
+// later returns the server's time at a moment of this process's to come. mu is held.
+func (h *hints) later(at time.Time) time.Time { return h.now().Add(time.Until(at)) }
 
 // serverTime is now for those who do not hold mu.
 func (h *hints) serverTime() time.Time {

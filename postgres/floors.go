@@ -1,0 +1,103 @@
+package postgres
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// What is deleted stays in the table and its indexes for as long as any transaction of the database's is open that
+// began before: a backup's may be for an hour. Meanwhile every look at a webhook from the beginning reads all that was
+// delivered since. While that takes its time, most claims begin where the ones before found something, at the floor of
+// the webhook. Below it there may be what was given back, released, lost, or committed late, so that from time to time
+// one looks at everything; with looks that take no time, each does.
+const (
+	dearLook = 25 * time.Millisecond
+	// lookEvery is how many times as long as such a look took, beyond dearLook, the next one waits.
+	lookEvery = 10
+	lookPause = 30 * time.Second // at most
+	// oldID is how long what has a lesser id than something that was seen has had to be committed.
+	oldID = 5 * time.Second
+)
+
+// floor is from where on a claim looks at a webhook: waits from due on, and what is due at once from id on.
+type floor struct {
+	due time.Time
+	id  int64
+	// next is when everything is to be looked at again, by this process's clock.
+	next time.Time
+}
+
+// floors are those of the webhooks that took long to look at.
+type floors struct {
+	of map[int64]floor
+	// last is the greatest id of a delivery that was seen since the time turned, and old one that was seen oldID ago.
+	last, old int64
+	turned    time.Time
+}
+
+// whole says whether everything of a webhook is to be looked at, and where the look begins if not.
+func (f *floors) whole(webhook int64) (floor, bool) {
+	low, dear := f.of[webhook]
+	if !dear || !time.Now().Before(low.next) {
+		return floor{}, true
+	}
+	return low, false
+}
+
+// saw notes the id of a delivery.
+func (f *floors) saw(id int64) {
+	if now := time.Now(); now.Sub(f.turned) >= oldID {
+		f.old, f.turned = f.last, now
+	}
+	f.last = max(f.last, id)
+}
+
+// looked notes what a look at a webhook found: first are the least wait and id of it, at the server's time now.
+// exhausted: there was no more. cost is how long the look took, if it was at everything.
+func (f *floors) looked(webhook int64, first floor, exhausted bool, now time.Time, whole bool, cost time.Duration) {
+	if whole && cost <= dearLook {
+		delete(f.of, webhook)
+		return
+	}
+	low := f.of[webhook]
+	if whole {
+		low.next = time.Now().Add(min(lookEvery*(cost-dearLook), lookPause))
+	}
+	switch {
+	case !first.due.IsZero():
+		low.due = first.due
+	case exhausted || first.id != 0:
+		low.due = now
+	}
+	switch {
+	case first.id != 0:
+		low.id = first.id
+	case exhausted:
+		low.id = max(low.id, f.old)
+	}
+	if f.of == nil {
+		f.of = make(map[int64]floor)
+	}
+	f.of[webhook] = low
+}
+
+// found lowers the floor to a delivery that was found.
+func (low *floor) found(due pgtype.Timestamptz, id int64) {
+	switch {
+	case due.InfinityModifier != pgtype.Finite:
+		if low.id == 0 || id < low.id {
+			low.id = id
+		}
+	case low.due.IsZero() || due.Time.Before(low.due):
+		low.due = due.Time
+	}
+}
+
+// since is the time of the floor as a parameter.
+func (low *floor) since() pgtype.Timestamptz {
+	if low.due.IsZero() {
+		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return pgtype.Timestamptz{Time: low.due, Valid: true}
+}

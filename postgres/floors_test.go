@@ -1,0 +1,115 @@
+package postgres_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/matryer/is"
+
+	"github.com/divertedevents/diverted"
+	"github.com/divertedevents/diverted/internal/testenv"
+	"github.com/divertedevents/diverted/postgres"
+)
+
+// hold keeps a transaction open until the test is over, as a backup does: whatever is deleted from now on stays.
+func hold(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	tx, err := pool.BeginTx(context.Background(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err == nil {
+		_, err = tx.Exec(context.Background(), `SELECT FROM pg_class LIMIT 1`)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+}
+
+func TestABacklogIsReadOnceWhileATransactionKeepsWhatWasDelivered(t *testing.T) {
+	is := is.New(t)
+	pool, schema := newPool(t), newSchema()
+	w := newWebhook(t, open(t, pool, schema), uuid.New())
+	hold(t, pool)
+	const rounds, batch = 60, 50
+	n := reads(t, schema, func(s *postgres.Store) {
+		accept(t, s, message(t, w))
+		s.BeginAtFloor(w.Key(), time.Hour)
+		var request diverted.WorkRequest
+		done := 0
+		for range rounds {
+			messages := make([]diverted.Message, batch)
+			for i := range messages {
+				messages[i] = message(t, w)
+			}
+			accept(t, s, messages...)
+			request.Claim = &diverted.ClaimRequest{Count: batch, Bytes: 32 << 20, Lease: time.Minute}
+			r, err := s.Work(t.Context(), request)
+			is.NoErr(err)
+			request.Outcomes = nil
+			for _, c := range r.Claims {
+				request.Outcomes = append(request.Outcomes, delivered(c))
+			}
+			done += len(r.Claims)
+		}
+		is.Equal(done, rounds*batch)
+	})
+	t.Log(n)
+	is.True(n < 10*rounds*batch) // from the beginning it would be half the square of the rounds, for each of the batch
+}
+
+func TestWhatIsBelowTheFloorIsFoundWhenAllIsLookedAt(t *testing.T) {
+	const wait = 500 * time.Millisecond
+	for _, tt := range []struct {
+		name  string
+		below func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim)
+	}{
+		{"given back", func(t *testing.T, s, _ *postgres.Store, _ diverted.Webhook, c diverted.Claim) {
+			back := delivered(c)
+			back.Kind = diverted.OutcomeReturn
+			settle(t, s, back)
+		}},
+		{"released by another process", func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim) {
+			waits := delivered(c)
+			waits.Kind, waits.Wait = diverted.OutcomeRetry, 3*time.Hour
+			waits.Failure = &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+			settle(t, s, waits)
+			for _, change := range []func(context.Context, diverted.WebhookKey) error{other.Suspend, other.Unsuspend} {
+				if err := change(t.Context(), w.Key()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			is := is.New(t)
+			s, other := twoProcesses(t)
+			w := newWebhook(t, s, uuid.New())
+			accept(t, s, message(t, w))
+			first := claim(t, s)
+			is.Equal(len(first), 1)
+			accept(t, s, message(t, w))
+			s.BeginAtFloor(w.Key(), wait)
+			is.Equal(len(claim(t, s)), 1) // so that the floor is above the first
+			tt.below(t, s, other, w, first[0])
+
+			look := func() diverted.WorkResult {
+				r, err := s.Work(t.Context(), diverted.WorkRequest{
+					Claim: &diverted.ClaimRequest{Count: 100, Bytes: 32 << 20, Lease: time.Minute}, Refresh: true,
+				})
+				is.NoErr(err)
+				return r
+			}
+			testenv.Await(t, "it is claimed again", func() bool {
+				r := look()
+				if len(r.Claims) == 0 {
+					is.True(r.Next >= 0 && r.Next <= wait) // somebody has to look again by then
+				}
+				return len(r.Claims) == 1 && r.Claims[0].Key == first[0].Key
+			})
+			is.Equal(len(look().Claims), 0)
+		})
+	}
+}
