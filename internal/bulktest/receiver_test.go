@@ -87,8 +87,9 @@ func (r *receiver) has(events map[ulid.ULID]time.Time) bool {
 // window is a time in which there was no server: from a kill until the next one served.
 type window struct{ from, until time.Time }
 
-// explainTime is how long before a kill an answer may have come that the kill prevented from being settled.
-const explainTime = 2 * time.Second
+// explainTime is how long before a kill an answer may have come that the kill prevented from being settled, on a busy
+// machine.
+const explainTime = 10 * time.Second
 
 // judge counts the customer's events that came, those that a kill made come again, and those that came again
 // without one.
