@@ -156,6 +156,55 @@ func BenchmarkSQLiteWork(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
+// BenchmarkSQLiteRefresh looks at 10,000 webhooks that each wait for a retry, as a dispatcher does every second while
+// others write to the database. An operation is a look.
+func BenchmarkSQLiteRefresh(b *testing.B) {
+	s, path := openTestStore(b)
+	accept := func(to *SQLiteStore, w Webhook) {
+		if _, err := to.Accept(b.Context(), AcceptRequest{Messages: []Message{realMessage(b, w, 0)}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var outcomes []Outcome
+	waits := func() {
+		result, err := s.Work(b.Context(), WorkRequest{Outcomes: outcomes, Claim: claimAll(1000)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		outcomes = delivered(result.Claims)
+		for i := range outcomes {
+			outcomes[i].Kind, outcomes[i].Wait, outcomes[i].Failure = OutcomeRetry, time.Hour, &Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+		}
+	}
+	webhook := NewWebhook(acme, "billing", "https://example.com/hook", "*")
+	for range 10 {
+		for range 1000 {
+			webhook.Locator = realEvent(b, 0).Locator
+			if _, err := s.CreateWebhook(b.Context(), webhook); err != nil {
+				b.Fatal(err)
+			}
+			accept(s, webhook)
+		}
+		waits()
+	}
+	waits()
+	other, err := OpenSQLite(b.Context(), path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer other.Close()
+	b.ResetTimer()
+	for range b.N {
+		b.StopTimer()
+		accept(other, webhook)
+		b.StartTimer()
+		result, err := s.Work(b.Context(), WorkRequest{Claim: claimAll(1000), Refresh: true})
+		if err != nil || len(result.Claims) != 1 {
+			b.Fatal(len(result.Claims), err)
+		}
+	}
+}
+
 // BenchmarkSQLiteList lists a page of 100 out of 10,000. An operation is a page.
 func BenchmarkSQLiteList(b *testing.B) {
 	s, _ := openTestStore(b)

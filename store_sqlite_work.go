@@ -336,9 +336,13 @@ func (c *sqliteClaims) wait(row *sqliteWebhook) {
 
 // scan looks at all webhooks with pending deliveries, since others may have added some.
 func (tx *sqliteTx) scan() {
-	for _, id := range tx.waitingWebhooks() {
-		if row := tx.webhookByID(id); row != nil && row.active() {
-			tx.turns.Ready(row.webhook.Tenant, id) // its turn finds out what is due, and when
+	for _, w := range tx.waitingWebhooks() {
+		switch row := tx.webhookByID(w.id); {
+		case row == nil || !row.active():
+		case w.due <= tx.now.UnixMilli():
+			tx.turns.Ready(row.webhook.Tenant, w.id)
+		default: // a turn for each of them that waits would hold up all who write
+			tx.turns.At(row.webhook.Tenant, w.id, time.UnixMilli(w.due))
 		}
 	}
 	tx.lookForNotices()

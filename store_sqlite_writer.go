@@ -368,19 +368,22 @@ func (tx *sqliteTx) notice() {
 // voidDues makes due what lies further ahead than any lease or wait can: the clock was set back.
 func (tx *sqliteTx) voidDues() {
 	now := tx.now.UnixMilli()
-	for _, id := range tx.waitingWebhooks() {
+	for _, w := range tx.waitingWebhooks() {
 		tx.exec(`UPDATE diverted_deliveries SET due = ?1 WHERE webhook = ?2 AND due > ?3 AND token IS NOT NULL`,
-			now, id, tx.now.Add(MaxLease).UnixMilli())
+			now, w.id, tx.now.Add(MaxLease).UnixMilli())
 		tx.exec(`UPDATE diverted_deliveries SET due = 0 WHERE webhook = ?1 AND due > ?2`,
-			id, tx.now.Add(2*MaxRetryInterval).UnixMilli())
+			w.id, tx.now.Add(2*MaxRetryInterval).UnixMilli())
 	}
 	tx.exec(`UPDATE diverted_notices SET due = ?1 WHERE due > ?2`, now, tx.now.Add(2*MaxRetryInterval).UnixMilli())
 }
 
-// waitingWebhooks returns the row ids of all webhooks with pending deliveries. It skips from one to the
-// next in the index, whatever the number of deliveries.
-func (tx *sqliteTx) waitingWebhooks() []int64 {
-	var ids []int64
+// waitingWebhook is the row id of a webhook with pending deliveries, and when the first of them is due; 0: at once.
+type waitingWebhook struct{ id, due int64 }
+
+// waitingWebhooks returns all webhooks with pending deliveries. It skips from one to the next in the index, whatever
+// the number of deliveries.
+func (tx *sqliteTx) waitingWebhooks() []waitingWebhook {
+	var all []waitingWebhook
 	tx.queryAll(`
 		WITH RECURSIVE waiting (id) AS (
 			SELECT min(webhook) FROM diverted_deliveries WHERE due IS NOT NULL
@@ -388,13 +391,14 @@ func (tx *sqliteTx) waitingWebhooks() []int64 {
 			SELECT (SELECT min(webhook) FROM diverted_deliveries WHERE due IS NOT NULL AND webhook > waiting.id)
 			FROM waiting WHERE waiting.id IS NOT NULL
 		)
-		SELECT id FROM waiting WHERE id IS NOT NULL`, nil, func(rows *sql.Rows) error {
-		var id int64
-		err := scan(rows, &id)
-		ids = append(ids, id)
+		SELECT id, (SELECT min(due) FROM diverted_deliveries WHERE webhook = waiting.id AND due IS NOT NULL)
+		FROM waiting WHERE id IS NOT NULL`, nil, func(rows *sql.Rows) error {
+		var w waitingWebhook
+		err := scan(rows, &w.id, &w.due)
+		all = append(all, w)
 		return err
 	})
-	return ids
+	return all
 }
 
 // changed notes a change to be told after the commit.
