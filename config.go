@@ -12,7 +12,8 @@ type Config struct {
 	// Timeout bounds an attempt from its beginning to the end of the answer's header section, 1 ms to 5 min.
 	// 0: 15 s. Dialling and the TLS handshake are bounded by 10 s each within it.
 	Timeout time.Duration
-	// MaxInFlight bounds the attempts under way in all, 1 to 65,536. 0: 1,024.
+	// MaxInFlight bounds the attempts under way in all, 1 to 65,536. 0: 1,024. Each has its event's body in memory, so
+	// set it where events are large: of 1 MiB each the default is 1 GiB.
 	MaxInFlight int
 	// MaxInFlightPerWebhook bounds the attempts under way for one webhook, 1 to MaxInFlight. 0: 128, or
 	// MaxInFlight if that is less. Below that the number follows the receiver: it begins at 8, grows by one
