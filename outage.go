@@ -95,14 +95,19 @@ func (s *session) tellOutage(tell func()) {
 		return
 	}
 	o.telling = true
+	defer func() { o.telling = false }() // even if an observer ends the goroutine
 	for len(o.news) > 0 {
 		next := o.news[0]
 		o.news = o.news[1:]
-		s.mu.Unlock()
-		next()
-		s.mu.Lock()
+		s.unlocked(next)
 	}
-	o.telling = false
+}
+
+// unlocked calls f without mu, which is held before and afterwards, however f ends.
+func (s *session) unlocked(f func()) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	f()
 }
 
 // offline says whether our own network is presumed to be down.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,6 +209,26 @@ func TestTheEndOfAnOutageIsToldAfterItsBeginning(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		w.is.Equal(told, []string{"offline", "online"})
+	})
+}
+
+func TestAnObserverOfOutagesMayEndItsGoroutine(t *testing.T) {
+	inFakeTime(t, func(t *testing.T, w *world) {
+		online := 0
+		w.config.Observer = diverted.Observer{
+			Offline: runtime.Goexit, // as t.FailNow does
+			Online:  func(time.Duration) { online++ },
+		}
+		down := w.outage()
+		w.receiver.inTurn = true
+		for _, hook := range w.hosts(60) {
+			w.send(hook)
+		}
+		w.run()
+		w.sleep(time.Minute)
+		down.Store(false)
+		w.sleep(time.Minute)
+		w.is.Equal(online, 1)
 	})
 }
 
