@@ -31,9 +31,10 @@ type floor struct {
 // floors are those of the webhooks that took long to look at.
 type floors struct {
 	of map[int64]floor
-	// last is the greatest id of a delivery that was seen since the time turned, and old one that was seen oldID ago.
-	last, old int64
-	turned    time.Time
+	// last is the greatest id of a delivery that was seen; before is what that was when the time turned, and old what it was
+	// when it turned before, oldID ago at least.
+	last, before, old int64
+	turned            time.Time
 }
 
 // whole says whether everything of a webhook is to be looked at, and where the look begins if not.
@@ -48,7 +49,7 @@ func (f *floors) whole(webhook int64) (floor, bool) {
 // saw notes the id of a delivery.
 func (f *floors) saw(id int64) {
 	if now := time.Now(); now.Sub(f.turned) >= oldID {
-		f.old, f.turned = f.last, now
+		f.old, f.before, f.turned = f.before, f.last, now
 	}
 	f.last = max(f.last, id)
 }
