@@ -37,6 +37,7 @@ const (
 	claimedNow = 0 // it is the caller's
 	leftMine   = 1 // its lease is over, and it was this store's: ask the caller first
 	leftLarge  = 2 // its body is more than the request allows
+	noneLeft   = 3 // it is none: nothing is due of a webhook
 )
 
 // claimSet is what a claim changes. The fresh budget of a delivery that was held begins here, and a wait is
@@ -54,37 +55,39 @@ const claimReturning = `d.webhook, d.event, d.request, d.type, d.accepted_at, d.
 // claimDeliveries claims what is due of the webhooks $3, up to the room $4 of each and $5 bytes in all, or one
 // whatever its size if $8 allows it, if the webhooks are still of the generation $6: retries and lost leases
 // that are due, then the others in the order of acceptance, the former from the time $9 on and the latter from the id
-// $10. It leaves alone what the instance $7 had.
+// $10. It leaves alone what the instance $7 had. Each row says when the look at its webhook began, that of one of which
+// nothing is due too. The last webhook is none, and says when the others were looked at.
 var claimDeliveries = `
 	WITH picked AS MATERIALIZED (
 		SELECT d.webhook, d.event, d.token,
 			row_number() OVER inOrder AS place,
 			row_number() OVER inOrder = 1 AND $8 OR sum(d.size) OVER inOrder <= $5 AS fits,
-			d.token IS NOT NULL AND d.token >> 32 = $7 AS mine, d.due, d.id
-		FROM unnest($3::bigint[], $4::int[], $9::timestamptz[], $10::bigint[]) WITH ORDINALITY AS p (webhook, room, since, floor, turn)
-		CROSS JOIN LATERAL (
+			d.token IS NOT NULL AND d.token >> 32 = $7 AS mine, d.due, d.id, p.turn, p.began
+		FROM (
+			SELECT *, clock_timestamp() AS began
+			FROM unnest($3::bigint[], $4::int[], $9::timestamptz[], $10::bigint[]) WITH ORDINALITY AS p (webhook, room, since, floor, turn)
+		) p
+		LEFT JOIN LATERAL (
 			` + selectFree(`due > '-infinity' AND due >= p.since AND due <= now()`, `due, id`) + `
 			UNION ALL
 			` + selectFree(`due = '-infinity' AND id >= p.floor`, `id`) + `
 			LIMIT p.room
-		) d
+		) d ON true
 		WHERE (SELECT generation FROM diverted.state) = $6
-		WINDOW inOrder AS (ORDER BY p.turn, d.due = '-infinity', d.due, d.id ROWS UNBOUNDED PRECEDING)
+		WINDOW inOrder AS (ORDER BY d.id IS NULL, p.turn, d.due = '-infinity', d.due, d.id ROWS UNBOUNDED PRECEDING)
 	), claimed AS (
 		UPDATE diverted.deliveries d SET ` + claimSet + `
 		FROM picked p
 		WHERE d.webhook = p.webhook AND d.event = p.event AND p.fits AND NOT p.mine
-		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint AS old, p.due AS was, p.id
+		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint AS old, p.due AS was, p.id, p.turn, p.began
 	)
 	SELECT * FROM claimed
 	UNION ALL
-	SELECT place, CASE WHEN fits THEN 1 ELSE 2 END, webhook, event,
-		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, token, due, id
-	FROM picked WHERE mine OR NOT fits`
+	SELECT place, CASE WHEN id IS NULL THEN 3 WHEN fits THEN 1 ELSE 2 END, webhook, event,
+		NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, token, due, id, turn, began
+	FROM picked WHERE mine OR NOT fits OR id IS NULL`
 
 const (
-	lookFrom = `SELECT generation, now(), clock_timestamp() FROM diverted.state`
-
 	// extendLeases extends claims of this store's that the caller still has in its hands.
 	extendLeases = `
 		UPDATE diverted.deliveries d
@@ -98,7 +101,7 @@ const (
 		FROM unnest($3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[]) AS p (webhook, event, token, place)
 		WHERE d.webhook = p.webhook AND d.event = p.event AND d.token = p.token AND d.diverted_at IS NULL AND ` + free + `
 			AND (SELECT generation FROM diverted.state) = $7
-		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint, NULL::timestamptz, NULL::bigint`
+		RETURNING p.place, 0 AS answer, ` + claimReturning + `, NULL::bigint, NULL::timestamptz, NULL::bigint, NULL::bigint, NULL::timestamptz`
 )
 
 // claiming is a round of claims: what it plans, and what came of it.
@@ -120,11 +123,11 @@ type claiming struct {
 	// unsure are those of turns of which it is to be asked when something more becomes due.
 	unsure []int64
 
-	stands  int64         // the generation that the transaction found
-	stood   time.Time     // when, by the server's clock
-	looked  time.Duration // how long the server looked for what is due
-	last    int64         // the greatest id of what it found
-	sent    time.Time     // when it was sent, and answered, by this process's
+	stands  int64       // the generation that the transaction found
+	stood   time.Time   // when, by the server's clock
+	began   []time.Time // the looks at those of turns, by it, and the last one's end
+	last    int64       // the greatest id of what it found
+	sent    time.Time   // when it was sent, and answered, by this process's
 	answer  time.Time
 	claimed []placed
 	mine    []placed
@@ -184,7 +187,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 		}
 		i, again := c.byID[id]
 		low, whole := h.floors.whole(id)
-		if !whole && low.id == 0 && !again {
+		if !whole && low.id == 0 && !low.waits && !again {
 			h.turns.At(row.webhook.Tenant, id, h.later(low.next))
 			return turns.Idle // there is nothing yet to begin at
 		}
@@ -241,21 +244,22 @@ func (c *claiming) queue(b *pgx.Batch) {
 	for i := range c.turns {
 		c.turns[i].found, c.turns[i].first = 0, floor{}
 	}
+	c.began = make([]time.Time, len(c.turns)+1)
 	s := c.s
-	var began time.Time // the look, by the server's clock
-	b.Queue(s.q(lookFrom)).QueryRow(func(r pgx.Row) error {
+	b.Queue(s.q(selectGeneration)).QueryRow(func(r pgx.Row) error {
 		c.answer = time.Now()
-		return r.Scan(&c.stands, &c.stood, &began)
+		return r.Scan(&c.stands, &c.stood)
 	})
 	if len(c.turns) == 0 {
 		return
 	}
-	webhooks, rooms := make([]int64, len(c.turns)), make([]int32, len(c.turns))
-	since, ids := make([]pgtype.Timestamptz, len(c.turns)), make([]int64, len(c.turns))
+	n := len(c.began)
+	webhooks, rooms := make([]int64, n), make([]int32, n)
+	since, ids := make([]pgtype.Timestamptz, n), make([]int64, n)
 	for i := range c.turns {
 		t := &c.turns[i]
 		webhooks[i], rooms[i] = t.hook.id, int32(t.room)
-		since[i], ids[i] = t.floor.since(), t.floor.id
+		since[i], ids[i] = t.floor.since(), t.floor.from()
 	}
 	instance := s.instance
 	if c.request.InFlight == nil {
@@ -269,12 +273,6 @@ func (c *claiming) queue(b *pgx.Batch) {
 			return err
 		})
 	}
-	b.Queue(`SELECT clock_timestamp()`).QueryRow(func(r pgx.Row) error {
-		var ended time.Time
-		err := r.Scan(&ended)
-		c.looked = ended.Sub(began)
-		return err
-	})
 }
 
 // scan reads what was picked.
@@ -283,6 +281,7 @@ func (c *claiming) scan(r pgx.Rows) error {
 		var (
 			p                placed
 			answer           int
+			webhook, turn    pgtype.Int8
 			event, request   pgtype.UUID
 			eventType, trace pgtype.Text
 			accepted         pgtype.Timestamptz
@@ -291,13 +290,20 @@ func (c *claiming) scan(r pgx.Rows) error {
 			released         pgtype.Int2
 			body             []byte
 			old              pgtype.Int8
-			was              pgtype.Timestamptz
+			was, began       pgtype.Timestamptz
 			id               pgtype.Int8
 		)
-		err := r.Scan(&p.place, &answer, &p.id.webhook, &event, &request, &eventType, &accepted, &attempts, &losses, &wasDiverted, &released, &body, &trace, &old, &was, &id)
+		err := r.Scan(&p.place, &answer, &webhook, &event, &request, &eventType, &accepted, &attempts, &losses, &wasDiverted, &released, &body, &trace, &old, &was, &id, &turn, &began)
 		if err != nil {
 			return err
 		}
+		if turn.Valid {
+			c.began[turn.Int64-1] = began.Time
+		}
+		if answer == noneLeft {
+			continue
+		}
+		p.id.webhook = webhook.Int64
 		i, planned := c.byID[p.id.webhook]
 		if !planned {
 			continue // it cannot be
@@ -408,9 +414,9 @@ func (c *claiming) finish() (claims []diverted.Claim, full bool, short int) {
 			h.turns.At(w.Tenant, t.hook.id, lease)
 		}
 		if !c.outdated() {
-			h.floors.looked(t.hook.id, t.first, t.found < t.room, c.stood, t.whole, c.looked)
-			if !t.whole && t.found < t.room {
-				h.turns.At(w.Tenant, t.hook.id, h.later(h.floors.of[t.hook.id].next))
+			h.floors.looked(t.hook.id, t.first, t.found < t.room, c.stood, t.whole, c.began[i+1].Sub(c.began[i]))
+			if low, dear := h.floors.of[t.hook.id]; dear && !t.whole && t.found < t.room {
+				h.turns.At(w.Tenant, t.hook.id, h.later(low.next))
 			}
 		}
 		if t.found >= t.room || c.large > 0 || c.outdated() {

@@ -38,3 +38,12 @@ func (s *Store) BeginAtFloor(key diverted.WebhookKey, d time.Duration) {
 	defer s.hints.mu.Unlock()
 	s.hints.floors.of = map[int64]floor{id: {id: 1, next: time.Now().Add(d)}}
 }
+
+// BeginsAtFloor says whether claims of a webhook begin at its floor.
+func (s *Store) BeginsAtFloor(key diverted.WebhookKey) bool {
+	id := s.hooks.find(key).id
+	s.hints.mu.Lock()
+	defer s.hints.mu.Unlock()
+	_, whole := s.hints.floors.whole(id)
+	return !whole
+}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -24,6 +25,9 @@ const (
 type floor struct {
 	due time.Time
 	id  int64
+	// waits: more waits were over than there was room for, so that nobody came to what is due at once. Claims go on with
+	// the waits, until none is left.
+	waits bool
 	// next is when everything is to be looked at again, by this process's clock.
 	next time.Time
 }
@@ -62,8 +66,12 @@ func (f *floors) looked(webhook int64, first floor, exhausted bool, now time.Tim
 		return
 	}
 	low := f.of[webhook]
-	if whole {
+	switch {
+	case whole:
 		low.next = time.Now().Add(min(lookEvery*(cost-dearLook), lookPause))
+		low.waits = low.id == 0 && first.id == 0 && !exhausted
+	case low.waits && exhausted:
+		low.next = time.Now() // now for the others
 	}
 	switch {
 	case !first.due.IsZero():
@@ -74,7 +82,7 @@ func (f *floors) looked(webhook int64, first floor, exhausted bool, now time.Tim
 	switch {
 	case first.id != 0:
 		low.id = first.id
-	case exhausted:
+	case exhausted && !low.waits:
 		low.id = max(low.id, f.old)
 	}
 	if f.of == nil {
@@ -93,6 +101,14 @@ func (low *floor) found(due pgtype.Timestamptz, id int64) {
 	case low.due.IsZero() || due.Time.Before(low.due):
 		low.due = due.Time
 	}
+}
+
+// from is the id of the floor as a parameter.
+func (low *floor) from() int64 {
+	if low.waits {
+		return math.MaxInt64
+	}
+	return low.id
 }
 
 // since is the time of the floor as a parameter.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,6 +75,37 @@ func TestAFloor(t *testing.T) {
 		is.True(whole)
 		f.looked(webhook, floor{id: 500}, false, at(time.Hour), true, time.Millisecond)
 		is.Equal(len(f.of), 0)
+	})
+}
+
+func TestWaitsAreClaimedThoughNobodyCameToWhatIsDueAtOnce(t *testing.T) {
+	const webhook = 7
+	at := func(after time.Duration) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(after) }
+	synctest.Test(t, func(t *testing.T) {
+		is := is.New(t)
+		var f floors
+		f.saw(40)
+		time.Sleep(oldID)
+		f.saw(40)
+		time.Sleep(oldID)
+		f.saw(40)
+		f.looked(webhook, floor{due: at(-time.Hour)}, false, at(0), true, time.Minute)
+		low, whole := f.whole(webhook)
+		is.True(!whole)
+		is.True(low.waits)
+		is.Equal(low.since().Time, at(-time.Hour))
+		is.Equal(low.from(), int64(math.MaxInt64)) // which is none's
+		f.looked(webhook, floor{due: at(-time.Minute)}, false, at(0), false, 0)
+		low, whole = f.whole(webhook)
+		is.True(!whole)
+		is.True(low.waits)
+		f.looked(webhook, floor{}, true, at(0), false, 0) // none is left
+		_, whole = f.whole(webhook)
+		is.True(whole)
+		f.looked(webhook, floor{}, true, at(0), true, time.Minute)
+		low, whole = f.whole(webhook)
+		is.True(!whole)
+		is.Equal(low.from(), int64(40))
 	})
 }
 

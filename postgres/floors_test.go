@@ -2,6 +2,9 @@ package postgres_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -112,4 +115,42 @@ func TestWhatIsBelowTheFloorIsFoundWhenAllIsLookedAt(t *testing.T) {
 			is.Equal(len(look().Claims), 0)
 		})
 	}
+}
+
+// bury leaves n deliveries of a webhook in the index that were deleted, for as long as somebody may see them.
+func bury(t testing.TB, pool *pgxpool.Pool, s *postgres.Store, w diverted.Webhook, n int) {
+	t.Helper()
+	table := `"` + s.Schema() + `".deliveries`
+	hold(t, pool)
+	execute(t, pool, `
+		INSERT INTO `+table+` (webhook, event, request, accepted_at, due, type, body)
+		SELECT w.id, gen_random_uuid(), gen_random_uuid(), now(), '-infinity', 'a.b', '{}'
+		FROM "`+s.Schema()+`".webhooks w, generate_series(1, $2::int) WHERE w.locator = $1`, uuid.UUID(w.Locator), n)
+	execute(t, pool, `DELETE FROM `+table+` WHERE type = 'a.b' AND body = '{}'`)
+}
+
+func TestRetriesAreFlushedThoughALookAtAWebhookTakesLong(t *testing.T) {
+	is := is.New(t)
+	pool := newPool(t)
+	s := open(t, pool, newSchema())
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer receiver.Close()
+	there := func(w *diverted.Webhook) { w.Endpoint.URL = receiver.URL }
+	tenant := uuid.New()
+	dear, other := newWebhook(t, s, tenant, there), newWebhook(t, s, tenant, there)
+	for range 40 {
+		accept(t, s, message(t, dear), message(t, other))
+	}
+	execute(t, pool, `UPDATE "`+s.Schema()+`".deliveries SET due = now() - interval '1 hour'`)
+	bury(t, pool, s, dear, 200_000)
+	d, err := diverted.NewDispatcher(s, diverted.Config{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	is.NoErr(err)
+	is.NoErr(d.Flush(t.Context()))
+	for _, w := range []diverted.Webhook{dear, other} {
+		page, err := s.ListPending(t.Context(), diverted.DivertedQuery{Webhook: w.Key()})
+		is.NoErr(err)
+		is.Equal(len(page.Deliveries), 0)
+	}
+	is.True(s.BeginsAtFloor(dear.Key())) // or this says nothing
+	is.True(!s.BeginsAtFloor(other.Key()))
 }
