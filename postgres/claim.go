@@ -183,6 +183,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 		case !row.active():
 			h.turns.Drop(id)
 			delete(h.unsure, id)
+			delete(h.floors.below, id)
 			return turns.Idle
 		}
 		i, again := c.byID[id]
@@ -213,6 +214,9 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 			i = len(c.turns)
 			c.byID[id] = i
 			c.turns = append(c.turns, turn{hook: row, whole: whole, floor: low})
+			if whole {
+				delete(h.floors.below, id)
+			}
 		}
 		if room > 0 {
 			c.turns[i].room += room
@@ -389,6 +393,9 @@ func (c *claiming) failed() {
 	defer h.mu.Unlock()
 	for i := range c.turns {
 		h.turns.Ready(c.turns[i].hook.webhook.Tenant, c.turns[i].hook.id)
+		if c.turns[i].whole {
+			h.floors.lookBelow(c.turns[i].hook.id)
+		}
 	}
 	h.scan = true // it may have been committed all the same
 }
@@ -413,7 +420,11 @@ func (c *claiming) finish() (claims []diverted.Claim, full bool, short int) {
 		if t.found > 0 {
 			h.turns.At(w.Tenant, t.hook.id, lease)
 		}
-		if !c.outdated() {
+		if c.outdated() {
+			if t.whole {
+				h.floors.lookBelow(t.hook.id)
+			}
+		} else {
 			h.floors.looked(t.hook.id, t.first, t.found < t.room, c.stood, t.whole, c.began[i+1].Sub(c.began[i]))
 			if low, dear := h.floors.of[t.hook.id]; dear && !t.whole && t.found < t.room {
 				h.turns.At(w.Tenant, t.hook.id, h.later(low.next))

@@ -35,6 +35,8 @@ type floor struct {
 // floors are those of the webhooks that took long to look at.
 type floors struct {
 	of map[int64]floor
+	// below are webhooks of which this process made something due that may be below the floor.
+	below map[int64]bool
 	// last is the greatest id of a delivery that was seen; before is what that was when the time turned, and old what it was
 	// when it turned before, oldID ago at least.
 	last, before, old int64
@@ -44,10 +46,18 @@ type floors struct {
 // whole says whether everything of a webhook is to be looked at, and where the look begins if not.
 func (f *floors) whole(webhook int64) (floor, bool) {
 	low, dear := f.of[webhook]
-	if !dear || !time.Now().Before(low.next) {
+	if !dear || f.below[webhook] || !time.Now().Before(low.next) {
 		return floor{}, true
 	}
 	return low, false
+}
+
+// lookBelow has the next look at a webhook be one at everything. A look under way may not have seen why.
+func (f *floors) lookBelow(webhook int64) {
+	if f.below == nil {
+		f.below = make(map[int64]bool)
+	}
+	f.below[webhook] = true
 }
 
 // saw notes the id of a delivery.

@@ -63,27 +63,34 @@ func TestABacklogIsReadOnceWhileATransactionKeepsWhatWasDelivered(t *testing.T) 
 	is.True(n < 10*rounds*batch) // from the beginning it would be half the square of the rounds, for each of the batch
 }
 
-func TestWhatIsBelowTheFloorIsFoundWhenAllIsLookedAt(t *testing.T) {
+// release has a claim wait for a retry, and releases it by suspending and unsuspending its webhook in a process.
+func release(t *testing.T, s, by *postgres.Store, w diverted.Webhook, c diverted.Claim) {
+	t.Helper()
+	waits := delivered(c)
+	waits.Kind, waits.Wait = diverted.OutcomeRetry, 3*time.Hour
+	waits.Failure = &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+	settle(t, s, waits)
+	for _, change := range []func(context.Context, diverted.WebhookKey) error{by.Suspend, by.Unsuspend} {
+		if err := change(t.Context(), w.Key()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhatAnotherProcessMakesDueBelowTheFloorIsFoundWhenAllIsLookedAt(t *testing.T) {
 	const wait = 500 * time.Millisecond
 	for _, tt := range []struct {
 		name  string
 		below func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim)
 	}{
-		{"given back", func(t *testing.T, s, _ *postgres.Store, _ diverted.Webhook, c diverted.Claim) {
-			back := delivered(c)
-			back.Kind = diverted.OutcomeReturn
-			settle(t, s, back)
+		{"released", func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim) {
+			release(t, s, other, w, c)
 		}},
-		{"released by another process", func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim) {
-			waits := delivered(c)
-			waits.Kind, waits.Wait = diverted.OutcomeRetry, 3*time.Hour
-			waits.Failure = &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
-			settle(t, s, waits)
-			for _, change := range []func(context.Context, diverted.WebhookKey) error{other.Suspend, other.Unsuspend} {
-				if err := change(t.Context(), w.Key()); err != nil {
-					t.Fatal(err)
-				}
-			}
+		{"resent", func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim) {
+			aside := delivered(c)
+			aside.Kind, aside.Failure = diverted.OutcomeDivert, &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+			settle(t, s, aside)
+			is.New(t).NoErr(other.Resend(t.Context(), c.Key))
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -153,4 +160,50 @@ func TestRetriesAreFlushedThoughALookAtAWebhookTakesLong(t *testing.T) {
 	}
 	is.True(s.BeginsAtFloor(dear.Key())) // or this says nothing
 	is.True(!s.BeginsAtFloor(other.Key()))
+}
+
+func TestWhatAProcessMakesDueItselfIsFoundBelowTheFloorAtOnce(t *testing.T) {
+	aside := func(t *testing.T, s *postgres.Store, c diverted.Claim) {
+		o := delivered(c)
+		o.Kind, o.Failure = diverted.OutcomeDivert, &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+		settle(t, s, o)
+	}
+	for _, tt := range []struct {
+		name  string
+		below func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim)
+	}{
+		{"given back", func(t *testing.T, s *postgres.Store, _ diverted.Webhook, c diverted.Claim) {
+			back := delivered(c)
+			back.Kind = diverted.OutcomeReturn
+			settle(t, s, back)
+		}},
+		{"released", func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim) { release(t, s, s, w, c) }},
+		{"resent", func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim) {
+			aside(t, s, c)
+			is.New(t).NoErr(s.Resend(t.Context(), c.Key))
+		}},
+		{"resent with others", func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim) {
+			aside(t, s, c)
+			r, err := s.ResendAll(t.Context(), diverted.BulkRequest{Webhook: w.Key()})
+			is.New(t).NoErr(err)
+			is.New(t).Equal(r.Done, 1)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			is := is.New(t)
+			s := open(t, newPool(t), newSchema())
+			w := newWebhook(t, s, uuid.New())
+			accept(t, s, message(t, w))
+			first := claim(t, s)
+			is.Equal(len(first), 1)
+			accept(t, s, message(t, w))
+			s.BeginAtFloor(w.Key(), time.Hour)
+			is.Equal(len(claim(t, s)), 1)
+			tt.below(t, s, w, first[0])
+			again := claim(t, s)
+			is.Equal(len(again), 1)
+			is.Equal(again[0].Key, first[0].Key)
+			settle(t, s, delivered(again[0]))
+		})
+	}
 }

@@ -79,11 +79,12 @@ func (h *hints) saw(server, sent, received time.Time) {
 // clockSetBack is how far the server's clock must go back for its waits and leases to be looked at.
 const clockSetBack = time.Second
 
-// ready notes that something of a webhook is due.
+// ready notes that something of a webhook is due that was accepted before: it was resent, or released.
 func (h *hints) ready(tenant uuid.UUID, id int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.turns.Ready(tenant, id)
+	h.floors.lookBelow(id)
 }
 
 // mustScan says whether a call has to look at everything first. A refresh is asked for every second; while
