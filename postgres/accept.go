@@ -187,7 +187,7 @@ const (
 			AS r (webhook, event, request, lease, token, type, body, trace)
 		WHERE (SELECT generation FROM diverted.state) = $8
 		ON CONFLICT (webhook, event) DO NOTHING
-		RETURNING webhook, event`
+		RETURNING webhook, event, id`
 
 	selectThere = `
 		SELECT d.webhook, d.event, d.due IS NULL FROM unnest($1::bigint[], $2::uuid[]) AS r (webhook, event)
@@ -264,7 +264,7 @@ type acceptance struct {
 	// refused: there was no room for some.
 	refused bool
 	// added are those that were not there before.
-	added map[deliveryID]bool
+	added map[deliveryID]int64
 	now   time.Time // the server's
 }
 
@@ -359,7 +359,7 @@ func (s *Store) insert(ctx context.Context, a *acceptance, generation int64) (st
 	var sent, received time.Time
 	err = s.batch(ctx, beginTx, func(b *pgx.Batch) {
 		sent = time.Now()
-		a.added = make(map[deliveryID]bool, len(a.first))
+		a.added = make(map[deliveryID]int64, len(a.first))
 		b.Queue(shortLocks)
 		b.Queue(lockAccepting, s.lock)
 		b.Queue(s.q(holdGeneration))
@@ -373,11 +373,12 @@ func (s *Store) insert(ctx context.Context, a *acceptance, generation int64) (st
 			b.Queue(s.q(insertDeliveries), p.webhooks, p.events, p.requests, p.leases, p.tokens, p.types, p.bodies, generation, p.traces).
 				Query(func(r pgx.Rows) error {
 					var id deliveryID
+					var place int64
 					for r.Next() {
-						if err := r.Scan(&id.webhook, &id.event); err != nil {
+						if err := r.Scan(&id.webhook, &id.event, &place); err != nil {
 							return err
 						}
-						a.added[id] = true
+						a.added[id] = place
 					}
 					return r.Err()
 				})
@@ -449,7 +450,7 @@ func (s *Store) answer(ctx context.Context, a *acceptance) error {
 			answer.Status = diverted.Refused
 			answer.Err = fmt.Errorf("%w: the webhook has %d pending", diverted.ErrFull, d.call.request.MaxPending)
 			continue
-		case a.first[id] != d || !a.added[id]:
+		case a.first[id] != d || a.added[id] == 0:
 			answer.Status = diverted.AlreadyPending
 			continue
 		}
@@ -458,6 +459,7 @@ func (s *Store) answer(ctx context.Context, a *acceptance) error {
 		if d.claims == nil {
 			if d.hook.active() {
 				h.turns.Ready(m.Tenant, d.hook.id)
+				h.floors.came(d.hook.id, a.added[id])
 				s.news.add(d.hook.id)
 			}
 			changes = append(changes, diverted.Change{Kind: diverted.ChangeAccepted, Key: key})
@@ -484,7 +486,7 @@ func (s *Store) there(ctx context.Context, a *acceptance) (map[deliveryID]divert
 	var webhooks []int64
 	var events uuids
 	for id := range a.first {
-		if !a.added[id] {
+		if a.added[id] == 0 {
 			webhooks, events = append(webhooks, id.webhook), append(events, pgUUID(id.event))
 		}
 	}

@@ -183,7 +183,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 		case !row.active():
 			h.turns.Drop(id)
 			delete(h.unsure, id)
-			delete(h.floors.below, id)
+			h.floors.forget(id)
 			return turns.Idle
 		}
 		i, again := c.byID[id]
@@ -214,9 +214,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 			i = len(c.turns)
 			c.byID[id] = i
 			c.turns = append(c.turns, turn{hook: row, whole: whole, floor: low})
-			if whole {
-				delete(h.floors.below, id)
-			}
+			h.floors.planned(id, whole)
 		}
 		if room > 0 {
 			c.turns[i].room += room
@@ -393,9 +391,7 @@ func (c *claiming) failed() {
 	defer h.mu.Unlock()
 	for i := range c.turns {
 		h.turns.Ready(c.turns[i].hook.webhook.Tenant, c.turns[i].hook.id)
-		if c.turns[i].whole {
-			h.floors.lookBelow(c.turns[i].hook.id)
-		}
+		h.floors.lookBelow(c.turns[i].hook.id)
 	}
 	h.scan = true // it may have been committed all the same
 }
@@ -421,9 +417,7 @@ func (c *claiming) finish() (claims []diverted.Claim, full bool, short int) {
 			h.turns.At(w.Tenant, t.hook.id, lease)
 		}
 		if c.outdated() {
-			if t.whole {
-				h.floors.lookBelow(t.hook.id)
-			}
+			h.floors.lookBelow(t.hook.id)
 		} else {
 			h.floors.looked(t.hook.id, t.first, t.found < t.room, c.stood, t.whole, c.began[i+1].Sub(c.began[i]))
 			if low, dear := h.floors.of[t.hook.id]; dear && !t.whole && t.found < t.room {

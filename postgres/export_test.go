@@ -39,11 +39,11 @@ func (s *Store) BeginAtFloor(key diverted.WebhookKey, d time.Duration) {
 	s.hints.floors.of = map[int64]floor{id: {id: 1, next: time.Now().Add(d)}}
 }
 
-// BeginsAtFloor says whether claims of a webhook begin at its floor.
-func (s *Store) BeginsAtFloor(key diverted.WebhookKey) bool {
+// HasFloor says whether the last look at everything of a webhook took long.
+func (s *Store) HasFloor(key diverted.WebhookKey) bool {
 	id := s.hooks.find(key).id
 	s.hints.mu.Lock()
 	defer s.hints.mu.Unlock()
-	_, whole := s.hints.floors.whole(id)
-	return !whole
+	_, has := s.hints.floors.of[id]
+	return has
 }

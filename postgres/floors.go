@@ -37,22 +37,55 @@ type floors struct {
 	of map[int64]floor
 	// below are webhooks of which this process made something due that may be below the floor.
 	below map[int64]bool
+	// late is the least id of what this process accepted for a webhook and nobody looked for yet. While it was being
+	// accepted something with a greater id may have been found.
+	late map[int64]int64
 	// last is the greatest id of a delivery that was seen; before is what that was when the time turned, and old what it was
 	// when it turned before, oldID ago at least.
 	last, before, old int64
 	turned            time.Time
 }
 
-// whole says whether everything of a webhook is to be looked at, and where the look begins if not.
+// whole says whether everything of a webhook is to be looked at, and where the look begins if not. Whoever looks calls
+// planned.
 func (f *floors) whole(webhook int64) (floor, bool) {
 	low, dear := f.of[webhook]
 	if !dear || f.below[webhook] || !time.Now().Before(low.next) {
 		return floor{}, true
 	}
+	if id := f.late[webhook]; id != 0 && low.id != 0 {
+		low.id = min(low.id, id)
+	}
 	return low, false
 }
 
-// lookBelow has the next look at a webhook be one at everything. A look under way may not have seen why.
+// planned notes that a look at a webhook begins, at everything or not.
+func (f *floors) planned(webhook int64, whole bool) {
+	delete(f.late, webhook)
+	if whole {
+		delete(f.below, webhook)
+	}
+}
+
+// came notes that this process accepted a delivery.
+func (f *floors) came(webhook, id int64) {
+	if f.late == nil {
+		f.late = make(map[int64]int64)
+	}
+	if least := f.late[webhook]; least == 0 || id < least {
+		f.late[webhook] = id
+	}
+}
+
+// forget forgets a webhook that is gone or not active.
+func (f *floors) forget(webhook int64) {
+	delete(f.of, webhook)
+	delete(f.below, webhook)
+	delete(f.late, webhook)
+}
+
+// lookBelow has the next look at a webhook be one at everything. A look under way may not have seen why, or may have come
+// to nothing.
 func (f *floors) lookBelow(webhook int64) {
 	if f.below == nil {
 		f.below = make(map[int64]bool)

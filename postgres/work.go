@@ -200,7 +200,7 @@ func (s *Store) meet(ctx context.Context, ids []int64) error {
 		if s.hooks.byID(id) == nil {
 			s.hints.turns.Drop(id)
 			delete(s.hints.unsure, id)
-			delete(s.hints.floors.below, id)
+			s.hints.floors.forget(id)
 		}
 	}
 	return nil
