@@ -34,7 +34,7 @@ func (d *Dispatcher) Ping(ctx context.Context, key WebhookKey) (PingResult, erro
 		return PingResult{}, err
 	}
 	r := d.sender.send(ctx, request{endpoint: &webhook.Endpoint, id: event.Locator.String(), body: body})
-	if d.session.Load() == nil {
+	if d.session.Load() == nil && d.config.Transport == nil {
 		d.sender.close() // which the end of Run does otherwise: a dispatcher that does not run has no goroutine
 	}
 	if r.aborted {

@@ -2,9 +2,12 @@ package diverted_test
 
 import (
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/matryer/is"
@@ -56,4 +59,36 @@ func TestPingLeavesNoConnectionWhereNothingRuns(t *testing.T) {
 	is.NoErr(err)
 	is.True(result.Delivered)
 	is.NoErr(goleak.Find(before))
+}
+
+func TestPingLeavesTheHostsConnectionsAlone(t *testing.T) {
+	is := is.New(t)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	var connections atomic.Int64
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	transport := new(http.Transport)
+	defer transport.CloseIdleConnections()
+	get := func() {
+		r, err := (&http.Client{Transport: transport}).Get(server.URL)
+		is.NoErr(err)
+		_, err = io.Copy(io.Discard, r.Body)
+		is.NoErr(err)
+		is.NoErr(r.Body.Close())
+	}
+	store := diverted.NewMemoryStore()
+	hook, err := store.CreateWebhook(t.Context(), diverted.NewWebhook(tenant, "a", "http://127.0.0.1:1/hook", "*"))
+	is.NoErr(err)
+	d, err := diverted.NewDispatcher(store, diverted.Config{Transport: transport})
+	is.NoErr(err)
+	get()
+	_, err = d.Ping(t.Context(), hook.Key()) // of another receiver
+	is.NoErr(err)
+	get()
+	is.Equal(connections.Load(), int64(1))
 }
