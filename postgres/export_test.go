@@ -23,12 +23,12 @@ func (s *Store) PurgeDeleted(ctx context.Context) error { return s.purgeAll(ctx)
 // NewsPause is the least time between two notes, for the tests.
 const NewsPause = newsPause
 
-// ScanAtOnce has the next refresh look at everything, however long the last look took: on a busy machine that is seldom
-// done again so soon.
+// ScanAtOnce has the next refresh, and the claims after it, look at everything, however long the last look took: on a busy
+// machine that is seldom done again so soon.
 func (s *Store) ScanAtOnce() {
 	s.hints.mu.Lock()
 	defer s.hints.mu.Unlock()
-	s.hints.scanCost = 0
+	s.hints.scanCost, s.hints.floors.of = 0, nil
 }
 
 // BeginAtFloor has claims of a webhook begin at its floor for a time, as after a look that took long.

@@ -10,10 +10,11 @@ import (
 // What is deleted stays in the table and its indexes for as long as any transaction of the database's is open that
 // began before: a backup's may be for an hour. Meanwhile every look at a webhook from the beginning reads all that was
 // delivered since. While that takes its time, most claims begin where the ones before found something, at the floor of
-// the webhook. Below it there may be what was given back, released, lost, or committed late, so that from time to time
-// one looks at everything; with looks that take no time, each does.
+// the webhook. Below it there may be what was lost, or what another process or the host released, resent or committed
+// late, so that from time to time one looks at everything; with looks that take no time, each does. What this process
+// makes due below it, it knows.
 const (
-	dearLook = 25 * time.Millisecond
+	dearLook = 5 * time.Millisecond
 	// lookEvery is how many times as long as such a look took, beyond dearLook, the next one waits.
 	lookEvery = 10
 	lookPause = 30 * time.Second // at most
@@ -53,8 +54,8 @@ func (f *floors) whole(webhook int64) (floor, bool) {
 	if !dear || f.below[webhook] || !time.Now().Before(low.next) {
 		return floor{}, true
 	}
-	if id := f.late[webhook]; id != 0 && low.id != 0 {
-		low.id = min(low.id, id)
+	if id := f.late[webhook]; id != 0 && (low.id == 0 || id < low.id) {
+		low.id = id
 	}
 	return low, false
 }

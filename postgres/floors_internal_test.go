@@ -78,6 +78,30 @@ func TestAFloor(t *testing.T) {
 	})
 }
 
+func TestWhatIsAcceptedIsLookedForThoughNothingWasSeenBefore(t *testing.T) {
+	is := is.New(t)
+	const webhook = 7
+	var f floors
+	f.looked(webhook, floor{}, true, time.Now(), true, time.Minute)
+	low, whole := f.whole(webhook)
+	is.True(!whole)
+	is.Equal(low.id, int64(0)) // nobody knows from where on
+	f.came(webhook, 41)
+	f.came(webhook, 40)
+	low, whole = f.whole(webhook)
+	is.True(!whole)
+	is.Equal(low.from(), int64(40))
+	f.planned(webhook, false)
+	low, _ = f.whole(webhook)
+	is.Equal(low.id, int64(0))
+	f.lookBelow(webhook)
+	_, whole = f.whole(webhook)
+	is.True(whole)
+	f.planned(webhook, true)
+	f.forget(webhook)
+	is.Equal(len(f.of)+len(f.late)+len(f.below), 0)
+}
+
 func TestWaitsAreClaimedThoughNobodyCameToWhatIsDueAtOnce(t *testing.T) {
 	const webhook = 7
 	at := func(after time.Duration) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(after) }
