@@ -101,9 +101,9 @@ func (w *window) begin(now time.Time) time.Time {
 }
 
 // may says whether an attempt may begin, now that it is its turn, whose lease began after leased: since then the receiver
-// may have asked for a pause, or the webhook may have been suspended.
+// may have asked for a pause, or the webhook may have been suspended, at the same moment by a clock that is coarse.
 func (w *window) may(leased, now time.Time) bool {
-	return !now.Before(w.paused) && !leased.Before(w.suspended)
+	return !now.Before(w.paused) && leased.After(w.suspended)
 }
 
 // meet learns what a claim tells of its webhook.
