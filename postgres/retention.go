@@ -101,7 +101,7 @@ func (s *Store) Purge(ctx context.Context, request diverted.PurgeRequest) (resul
 	left := r.Limit
 	for _, w := range all {
 		purged := diverted.Purged{Webhook: w.key}
-		for part := (purgedPart{more: true}); part.more && left > 0; {
+		for part := (purgedPart{more: true, from: new(time.Time)}); part.more && left > 0; {
 			part, err = s.purgePart(ctx, w, r.Retention, min(left, purgeRows), part.from)
 			if err != nil {
 				return tell(result, purged), wrap("purge", err)
@@ -147,19 +147,18 @@ func (s *Store) findToPurge(ctx context.Context, r diverted.Retention) (all []to
 // purgedPart is what was deleted in one transaction.
 type purgedPart struct {
 	aside, held int
-	// more: there may be more, of which the release goes on at from.
-	more bool
-	from time.Time
+	more        bool       // there may be
+	from        *time.Time // where the release goes on; nil: all is released
 }
 
 // purgePart deletes at most limit deliveries of a webhook in one transaction. The webhook's row is locked before them, as
 // bulk steps and suspensions do. Of what the webhook holds, the retries that wait are released first, in parts of their
 // own, so that all is found in the order of acceptance: while it is not active their times mean nothing, and when it
 // becomes active they are released anyway.
-func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int, from time.Time) (part purgedPart, err error) {
+func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, limit int, from *time.Time) (part purgedPart, err error) {
 	age, most := r.MaxAge.Microseconds(), min(int64(r.MaxPerWebhook), math.MaxInt64-diverted.MaxBulk) // with a limit it is a bigint
 	err = s.transact(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		part = purgedPart{}
+		part = purgedPart{from: from}
 		if _, err := conn.Exec(ctx, byIndex); err != nil {
 			return err
 		}
@@ -181,12 +180,13 @@ func (s *Store) purgePart(ctx context.Context, w toPurge, r diverted.Retention, 
 		if !w.held || !holds || part.more {
 			return nil
 		}
-		next, err := s.release(ctx, own(conn), w.id, from)
-		if err != nil {
-			return err
-		} else if next != nil {
-			part.more, part.from = true, *next
-			return nil
+		if from != nil {
+			if part.from, err = s.release(ctx, own(conn), w.id, *from); err != nil {
+				return err
+			} else if part.from != nil {
+				part.more = true
+				return nil
+			}
 		}
 		ageHeld := age
 		if !long {
