@@ -149,8 +149,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 }
 
 // settleTime is how long before a kill an answer may have come whose settling the kill prevented, not counting
-// the time in which nothing could be settled. It is what a busy machine may need, since what was settled sooner the
-// services say: it is there for a delivery that a service forgets to settle.
+// the time in which nothing could be settled. It is what a busy machine may need: what was settled sooner the services
+// say.
 const settleTime = 10 * time.Second
 
 // judge holds what was acknowledged against what was received and what the store keeps.
