@@ -26,8 +26,8 @@ import (
 // Whoever reads has the fields to himself, and that is one goroutine at a time, but for requests.
 type connection struct {
 	net.Conn
-	// requests counts those that have the connection and whose answers are not read yet. For a moment there
-	// can be two: the next one may have it before the transport tells that it was free.
+	// requests counts those that are being sent, and whose answers are not read yet. For a moment there can be
+	// two: the next one may be before the transport tells that the connection was free.
 	requests atomic.Int32
 	// held was read and not yet handed out.
 	held bytes.Buffer
@@ -76,8 +76,11 @@ type trace struct{ conn *connection }
 // follow returns a context for a request whose connection is to be told.
 func (t *trace) follow(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			if t.conn, _ = info.Conn.(*connection); t.conn != nil {
+		GotConn: func(info httptrace.GotConnInfo) { t.conn, _ = info.Conn.(*connection) },
+		// They are in the transport's buffer, which has room for more than all of them, so nobody can answer yet. When it
+		// has got the connection the transport does not expect an answer yet, and would print what comes.
+		WroteHeaders: func() {
+			if t.conn != nil {
 				t.conn.requests.Add(1)
 			}
 		},
