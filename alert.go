@@ -121,7 +121,7 @@ func (s *session) notify(c *NoticeClaim, leased time.Time) {
 		return
 	}
 	r := s.d.sender.send(s.attempting, request{endpoint: endpoint, id: c.Notice.Locator.String(), body: body})
-	failure, settle = r.failure, !r.aborted && !(r.failure != nil && r.status == 0 && r.local == nil && s.offline())
+	failure, settle = r.failure, !r.aborted && !(r.unanswered() && s.offline())
 	e.told = true
 }
 

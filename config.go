@@ -23,7 +23,7 @@ type Config struct {
 	// is ±10 %. Negative: none.
 	Jitter float64
 	// MaxRetryAfter is the longest wait that a receiver can ask for by Retry-After, up to 24 h. It can
-	// lengthen the wait of the retry strategy, never shorten it. As long the webhook is paused: its other
+	// lengthen the wait of the retry strategy, never shorten it. For that long the webhook is paused: its other
 	// deliveries wait too, even if its URL is changed meanwhile, unless it is suspended and unsuspended. 0: 1 h.
 	// Negative: Retry-After is ignored.
 	MaxRetryAfter time.Duration

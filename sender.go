@@ -93,6 +93,9 @@ type response struct {
 	local error
 }
 
+// unanswered says that the request left this process, or tried to, and that no host responded.
+func (r *response) unanswered() bool { return !r.aborted && r.local == nil && r.status == 0 }
+
 // newSender returns a sender. c has its defaults.
 func newSender(c Config) *sender {
 	s := &sender{

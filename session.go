@@ -368,10 +368,13 @@ func (s *session) call(batch []ended, noticed []endedNotice, r *reservation, ref
 		s.mu.Unlock()
 		return err
 	}
+	for len(result.Settled) < len(batch) {
+		result.Settled = append(result.Settled, Settled{}) // which a store owes for each
+	}
 	for i := range batch {
 		o := &batch[i].outcome
 		s.in.forget(o.Key, o.Token)
-		if i < len(result.Settled) && result.Settled[i].Suspended {
+		if result.Settled[i].Suspended {
 			s.in.window(o.Key.WebhookKey()).suspended = now
 		}
 	}
@@ -403,11 +406,7 @@ func (s *session) call(batch []ended, noticed []endedNotice, r *reservation, ref
 		s.d.log.Info("diverted: the store settles again", "after", now.Sub(s.brokenAt))
 	}
 	for i := range batch {
-		var settled Settled
-		if i < len(result.Settled) {
-			settled = result.Settled[i]
-		}
-		s.tell(&batch[i], settled, now)
+		s.tell(&batch[i], result.Settled[i], now)
 	}
 	for i := range noticed {
 		s.d.tellNotice(&noticed[i])

@@ -144,8 +144,7 @@ type WebhookStore interface {
 	// PutWebhook creates or replaces the webhook of this identity, and returns it as it is saved. It is for
 	// hosts that keep webhooks in a table of their own (see also [SQLiteStore.PutWebhookTx]): a webhook that is
 	// new is saved as CreateWebhook would, OldSecrets too; else the suspension and the old secrets of the webhook
-	// that it replaces remain, as [Webhook.Replacing] says. Enabling it is
-	// as in UpdateWebhook. Where it changes nothing, it writes nothing: the webhook that stands is returned,
+	// that it replaces remain, as [Webhook.Replacing] says. Enabling it is as in UpdateWebhook. Where it changes nothing, it writes nothing: the webhook that stands is returned,
 	// with the version that it has. A value that breaks a rule is an ErrInvalid.
 	PutWebhook(ctx context.Context, webhook Webhook) (Webhook, error)
 
