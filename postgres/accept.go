@@ -263,7 +263,7 @@ type acceptance struct {
 	first map[deliveryID]*newDelivery // of several with one identity
 	// refused: there was no room for some.
 	refused bool
-	// added are those that were not there before.
+	// added are those that were not there before, and the ids of their rows.
 	added map[deliveryID]int64
 	now   time.Time // the server's
 }
@@ -373,12 +373,12 @@ func (s *Store) insert(ctx context.Context, a *acceptance, generation int64) (st
 			b.Queue(s.q(insertDeliveries), p.webhooks, p.events, p.requests, p.leases, p.tokens, p.types, p.bodies, generation, p.traces).
 				Query(func(r pgx.Rows) error {
 					var id deliveryID
-					var place int64
+					var row int64
 					for r.Next() {
-						if err := r.Scan(&id.webhook, &id.event, &place); err != nil {
+						if err := r.Scan(&id.webhook, &id.event, &row); err != nil {
 							return err
 						}
-						a.added[id] = place
+						a.added[id] = row
 					}
 					return r.Err()
 				})

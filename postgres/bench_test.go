@@ -137,10 +137,7 @@ func BenchmarkWork(b *testing.B) {
 					b.Fatal(err)
 				}
 				left -= len(request.Outcomes)
-				request.Outcomes = request.Outcomes[:0]
-				for _, c := range result.Claims {
-					request.Outcomes = append(request.Outcomes, diverted.Outcome{Key: c.Key, Token: c.Token, Kind: diverted.OutcomeDelivered})
-				}
+				request.Outcomes = allDelivered(result.Claims)
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
@@ -174,10 +171,7 @@ func BenchmarkWorkBesideASnapshot(b *testing.B) {
 					b.Fatal(err)
 				}
 				left -= len(request.Outcomes)
-				request.Outcomes = request.Outcomes[:0]
-				for _, c := range result.Claims {
-					request.Outcomes = append(request.Outcomes, delivered(c))
-				}
+				request.Outcomes = allDelivered(result.Claims)
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})

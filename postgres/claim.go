@@ -181,9 +181,7 @@ func (s *Store) planClaims(request *diverted.ClaimRequest, generation int64, cou
 			c.unknown = append(c.unknown, id)
 			return turns.NoRoom
 		case !row.active():
-			h.turns.Drop(id)
-			delete(h.unsure, id)
-			h.floors.forget(id)
+			h.drop(id)
 			return turns.Idle
 		}
 		i, again := c.byID[id]
@@ -390,8 +388,7 @@ func (c *claiming) failed() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := range c.turns {
-		h.turns.Ready(c.turns[i].hook.webhook.Tenant, c.turns[i].hook.id)
-		h.floors.lookBelow(c.turns[i].hook.id)
+		h.readyAgain(c.turns[i].hook.webhook.Tenant, c.turns[i].hook.id)
 	}
 	h.scan = true // it may have been committed all the same
 }

@@ -61,10 +61,7 @@ func TestABacklogIsReadOnceWhileATransactionKeepsWhatWasDelivered(t *testing.T) 
 			request.Claim = &diverted.ClaimRequest{Count: batch, Bytes: 32 << 20, Lease: time.Minute}
 			r, err := s.Work(t.Context(), request)
 			is.NoErr(err)
-			request.Outcomes = nil
-			for _, c := range r.Claims {
-				request.Outcomes = append(request.Outcomes, delivered(c))
-			}
+			request.Outcomes = allDelivered(r.Claims)
 			done += len(r.Claims)
 		}
 		is.Equal(done, rounds*batch)
@@ -73,13 +70,18 @@ func TestABacklogIsReadOnceWhileATransactionKeepsWhatWasDelivered(t *testing.T) 
 	is.True(n < 10*rounds*batch) // from the beginning it would be half the square of the rounds, for each of the batch
 }
 
+// fail settles the failure of a claim.
+func fail(t *testing.T, s *postgres.Store, c diverted.Claim, kind diverted.OutcomeKind, wait time.Duration) {
+	t.Helper()
+	o := delivered(c)
+	o.Kind, o.Wait, o.Failure = kind, wait, &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
+	settle(t, s, o)
+}
+
 // release has a claim wait for a retry, and releases it by suspending and unsuspending its webhook in a process.
 func release(t *testing.T, s, by *postgres.Store, w diverted.Webhook, c diverted.Claim) {
 	t.Helper()
-	waits := delivered(c)
-	waits.Kind, waits.Wait = diverted.OutcomeRetry, 3*time.Hour
-	waits.Failure = &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
-	settle(t, s, waits)
+	fail(t, s, c, diverted.OutcomeRetry, 3*time.Hour)
 	for _, change := range []func(context.Context, diverted.WebhookKey) error{by.Suspend, by.Unsuspend} {
 		if err := change(t.Context(), w.Key()); err != nil {
 			t.Fatal(err)
@@ -97,9 +99,7 @@ func TestWhatAnotherProcessMakesDueBelowTheFloorIsFoundWhenAllIsLookedAt(t *test
 			release(t, s, other, w, c)
 		}},
 		{"resent", func(t *testing.T, s, other *postgres.Store, w diverted.Webhook, c diverted.Claim) {
-			aside := delivered(c)
-			aside.Kind, aside.Failure = diverted.OutcomeDivert, &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
-			settle(t, s, aside)
+			fail(t, s, c, diverted.OutcomeDivert, 0)
 			is.New(t).NoErr(other.Resend(t.Context(), c.Key))
 		}},
 	} {
@@ -183,13 +183,7 @@ func TestAWebhookIsNotTakenForAnotherThatTakesLongToLookAt(t *testing.T) {
 	testenv.Await(t, "only one of them does", func() bool {
 		s := open(t, pool, s.Schema()) // which has seen none of them
 		accept(t, s, message(t, before), message(t, dear), message(t, after))
-		settled := diverted.WorkRequest{}
-		for _, c := range claimAbove(t, s) {
-			settled.Outcomes = append(settled.Outcomes, delivered(c))
-		}
-		_, err := s.Work(t.Context(), settled)
-		is.NoErr(err)
-		is.Equal(len(settled.Outcomes), 3)
+		is.Equal(len(settle(t, s, allDelivered(claimAbove(t, s))...)), 3)
 		is.True(s.HasFloor(dear.Key()))
 		others := s.HasFloor(before.Key()) || s.HasFloor(after.Key())
 		is.NoErr(s.Close())
@@ -198,11 +192,6 @@ func TestAWebhookIsNotTakenForAnotherThatTakesLongToLookAt(t *testing.T) {
 }
 
 func TestWhatAProcessMakesDueItselfIsFoundBelowTheFloorAtOnce(t *testing.T) {
-	aside := func(t *testing.T, s *postgres.Store, c diverted.Claim) {
-		o := delivered(c)
-		o.Kind, o.Failure = diverted.OutcomeDivert, &diverted.Failure{Trigger: "503", Message: "503 Service Unavailable", Status: 503}
-		settle(t, s, o)
-	}
 	for _, tt := range []struct {
 		name  string
 		below func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim)
@@ -214,11 +203,11 @@ func TestWhatAProcessMakesDueItselfIsFoundBelowTheFloorAtOnce(t *testing.T) {
 		}},
 		{"released", func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim) { release(t, s, s, w, c) }},
 		{"resent", func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim) {
-			aside(t, s, c)
+			fail(t, s, c, diverted.OutcomeDivert, 0)
 			is.New(t).NoErr(s.Resend(t.Context(), c.Key))
 		}},
 		{"resent with others", func(t *testing.T, s *postgres.Store, w diverted.Webhook, c diverted.Claim) {
-			aside(t, s, c)
+			fail(t, s, c, diverted.OutcomeDivert, 0)
 			r, err := s.ResendAll(t.Context(), diverted.BulkRequest{Webhook: w.Key()})
 			is.New(t).NoErr(err)
 			is.New(t).Equal(r.Done, 1)

@@ -83,8 +83,20 @@ const clockSetBack = time.Second
 func (h *hints) ready(tenant uuid.UUID, id int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.readyAgain(tenant, id)
+}
+
+// readyAgain is ready for those who hold mu.
+func (h *hints) readyAgain(tenant uuid.UUID, id int64) {
 	h.turns.Ready(tenant, id)
 	h.floors.lookBelow(id)
+}
+
+// drop forgets a webhook that is gone or not active. mu is held.
+func (h *hints) drop(id int64) {
+	h.turns.Drop(id)
+	delete(h.unsure, id)
+	h.floors.forget(id)
 }
 
 // mustScan says whether a call has to look at everything first. A refresh is asked for every second; while

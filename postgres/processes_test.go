@@ -46,6 +46,14 @@ func delivered(c diverted.Claim) diverted.Outcome {
 	return diverted.Outcome{Key: c.Key, Token: c.Token, Epoch: c.Epoch, Kind: diverted.OutcomeDelivered}
 }
 
+// allDelivered returns the outcomes of claims that are all delivered.
+func allDelivered(claims []diverted.Claim) (outcomes []diverted.Outcome) {
+	for _, c := range claims {
+		outcomes = append(outcomes, delivered(c))
+	}
+	return outcomes
+}
+
 func TestWhatOneProcessChangesOfAWebhookHoldsAtTheNextCallOfAnother(t *testing.T) {
 	is := is.New(t)
 	a, b := twoProcesses(t)

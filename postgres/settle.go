@@ -262,8 +262,7 @@ func (st *settlement) hint(h *hints, beside bool) {
 		if d.due.InfinityModifier == pgtype.Finite {
 			h.turns.At(w.Tenant, d.hook.id, d.due.Time)
 		} else if !beside {
-			h.turns.Ready(w.Tenant, d.hook.id)
-			h.floors.lookBelow(d.hook.id)
+			h.readyAgain(w.Tenant, d.hook.id)
 		}
 	}
 	for _, due := range st.noticeDues {
@@ -278,8 +277,7 @@ func (st *settlement) hintEarly(h *hints) {
 	defer h.mu.Unlock()
 	for _, x := range st.order {
 		if kind := st.outcomes[x.place].Kind; (kind == diverted.OutcomeReturn || kind == diverted.OutcomeHold) && x.hook.active() {
-			h.turns.Ready(x.hook.webhook.Tenant, x.hook.id)
-			h.floors.lookBelow(x.hook.id)
+			h.readyAgain(x.hook.webhook.Tenant, x.hook.id)
 		}
 	}
 }

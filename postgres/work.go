@@ -198,9 +198,7 @@ func (s *Store) meet(ctx context.Context, ids []int64) error {
 	defer s.hints.mu.Unlock()
 	for _, id := range ids {
 		if s.hooks.byID(id) == nil {
-			s.hints.turns.Drop(id)
-			delete(s.hints.unsure, id)
-			s.hints.floors.forget(id)
+			s.hints.drop(id)
 		}
 	}
 	return nil
