@@ -421,22 +421,29 @@ func TestNothingPlantedIsLoggedOfRetriesAndOfNoticesThatAreGivenUp(t *testing.T)
 		_, err = store.CreateWebhook(t.Context(), w)
 		is.NoErr(err)
 
-		ctx, stop := context.WithCancel(t.Context())
-		var run sync.WaitGroup
-		run.Go(func() { is.NoErr(dispatcher.Run(ctx)) })
 		p := testdata.Payloads()[0]
 		event, err := diverted.NewEvent(p.Type, p.Data)
 		is.NoErr(err)
-		_, err = dispatcher.Publish(ctx, tenant, event)
-		is.NoErr(err)
-		time.Sleep(time.Hour)
-		stop()
-		run.Wait()
+		deliverForAnHour(t, dispatcher, event)
 		clean(t, "what observers are told", seen.String())
 		is.True(strings.Contains(seen.String(), "given up"))
 	})
 	is.New(t).True(strings.Contains(logs.String(), "notice given up"))
 	clean(t, "the logs", logs.String())
+}
+
+// deliverForAnHour publishes an event, and has an hour pass in fake time while the dispatcher runs.
+func deliverForAnHour(t *testing.T, dispatcher *diverted.Dispatcher, event diverted.Event) {
+	t.Helper()
+	is := is.New(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { is.NoErr(dispatcher.Run(ctx)) })
+	_, err := dispatcher.Publish(ctx, tenant, event)
+	is.NoErr(err)
+	time.Sleep(time.Hour)
+	stop()
+	run.Wait()
 }
 
 // echo answers with all of the request.
@@ -464,16 +471,9 @@ func TestWhatAReceiverQuotesIsInNoLog(t *testing.T) {
 		w, err = store.CreateWebhook(t.Context(), w)
 		is.NoErr(err)
 
-		ctx, stop := context.WithCancel(t.Context())
-		var run sync.WaitGroup
-		run.Go(func() { is.NoErr(dispatcher.Run(ctx)) })
 		event, err := diverted.NewEvent("order.paid", planted)
 		is.NoErr(err)
-		_, err = dispatcher.Publish(ctx, tenant, event)
-		is.NoErr(err)
-		time.Sleep(time.Hour)
-		stop()
-		run.Wait()
+		deliverForAnHour(t, dispatcher, event)
 		kept, err := store.FetchDiverted(t.Context(), diverted.Key{Tenant: tenant, Webhook: w.Locator, Event: event.Locator})
 		is.NoErr(err)
 		is.True(strings.Contains(kept.Failure.Message, planted)) // those who may read the event are told
