@@ -47,8 +47,9 @@ type Config struct {
 	// do with each other. Empty: "diverted".
 	Schema string
 	// NoNotify keeps the store from using LISTEN and NOTIFY. Work that other processes and transactions of
-	// the host add is then found within a second. It is for connections through a pooler that gives each
-	// transaction another session, where LISTEN cannot work.
+	// the host add is then found within a second, or up to 30 s later while some transaction stays open for long (see the
+	// README). It is for connections through a pooler that gives each transaction another session, where LISTEN cannot
+	// work.
 	//
 	// PostgreSQL commits transactions that NOTIFY one after the other, so of the host's that call SendTx and its like
 	// one in 25 ms does in each process, and the store tells of the others 25 to 50 ms after the call. So NOTIFY costs
